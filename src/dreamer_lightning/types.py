@@ -1,0 +1,123 @@
+"""The shared nouns: what an environment offers, what the model carries, what a training forward returns.
+
+Shape legend, used in signatures and trailing comments everywhere:
+
+=========  ==================================================================
+``b``      sequences in a batch (or environments while acting)
+``t``      time steps of a sequence
+``h``      imagined steps (``imag_length``); ``h+1`` counts the start state
+``n``      imagined trajectories, ``b * k`` with ``k`` start states a sequence
+``d``      ``deter``: size of the deterministic state
+``z``      flat size of the stochastic state: groups x classes, or Gaussian dims
+``s c``    groups and classes of a categorical ``stoch``
+``a``      flat action vector: continuous entries, one-hot for discrete ones
+``e``      ``embed``: encoder output
+``f``      ``feat`` = [deter, stoch]
+=========  ==================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Record keys (architecture: "Data: two vocabularies, one door").
+OBS, PREV_ACTION, REWARD = "obs", "prev_action", "reward"
+IS_FIRST, IS_LAST, IS_TERMINAL = "is_first", "is_last", "is_terminal"
+LATENT = "latent"  # holds "deter" and "stoch", in the packed form that the RSSM's ``pack`` gives
+LOG_PREFIX = "log/"  # observations that are logged and never reach the model
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: what is wrong, which option, what would be right.
+
+    The command line prints the message and exits with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Space:
+    """One observation or one action.
+
+    Args:
+        shape: event shape; images are (height, width, channels).
+        dtype: ``float32``, ``uint8``, ``int32`` or ``bool``.
+        classes: number of classes of a discrete entry, 0 if continuous.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    classes: int = 0
+
+    @property
+    def discrete(self) -> bool:
+        return self.classes > 0
+
+    @property
+    def image(self) -> bool:
+        return self.dtype == "uint8" and len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """Entries of the flat vector: one per number, ``classes`` per discrete number."""
+        return prod(self.shape) * max(1, self.classes)
+
+
+@dataclass(frozen=True)
+class Specs:
+    """What an environment offers: observations and actions by name, in the environment's own order.
+
+    The flat action vector ``a`` concatenates the action entries in sorted order of their names.
+    """
+
+    obs: dict[str, Space]
+    action: dict[str, Space]
+
+    @property
+    def action_dim(self) -> int:
+        return sum(space.size for space in self.action.values())
+
+
+class Latent(NamedTuple):
+    """The model state carried in time: ``deter`` [*b, d] and ``stoch`` [*b, z] (flat)."""
+
+    deter: Tensor
+    stoch: Tensor
+
+    @property
+    def feat(self) -> Tensor:
+        """[*b, d+z]: the only order in which heads see the two."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+    def detach(self) -> Latent:
+        return Latent(self.deter.detach(), self.stoch.detach())
+
+    def map(self, function) -> Latent:
+        return Latent(function(self.deter), function(self.stoch))
+
+
+@dataclass
+class Size:
+    """Network sizes that presets refer to as ``${size.units}`` and so on.
+
+    Args:
+        deter: width of the deterministic state (a multiple of the number of blocks).
+        hidden: width of the recurrent model's hidden layers.
+        classes: classes of each categorical latent.
+        depth: channel multiplier of the image networks.
+        units: width of the encoder, decoder and head layers.
+    """
+
+    deter: int = 512
+    hidden: int = 64
+    classes: int = 4
+    depth: int = 4
+    units: int = 64
+
+
+Losses = dict[str, Tensor]
+Metrics = dict[str, Tensor]
