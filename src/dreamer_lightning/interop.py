@@ -1,0 +1,91 @@
+"""The reference's parameter names and layouts, both ways (danijar/dreamerv3@e3f0224).
+
+The reference names a tensor by its module, layer and role: ``dyn/dynin0/kernel``. The functions here list our layers
+under the reference's layer names; ``load``, ``dump`` and ``gradients`` then move arrays in either direction.
+Kernels there are (in, out), (groups, in/g, out/g) and (kh, kw, in, out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_lightning.nets.blocks import MLP, ConvTranspose2d, RMSNorm
+from dreamer_lightning.types import UserError
+
+Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
+
+
+def to_ours(layer: nn.Module, kernel: Tensor) -> Tensor:
+    """A kernel in the reference's layout, in the layout of our layer."""
+    if isinstance(layer, nn.Linear):
+        return kernel.T
+    if isinstance(layer, ConvTranspose2d):  # the reference correlates a zero grid: ours with the kernel turned round
+        return kernel.permute(2, 3, 0, 1).flip(2, 3)
+    return kernel.permute(3, 2, 0, 1) if isinstance(layer, nn.Conv2d) else kernel
+
+
+def to_reference(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The inverse of ``to_ours``."""
+    if isinstance(layer, nn.Linear):
+        return weight.T
+    if isinstance(layer, ConvTranspose2d):
+        return weight.flip(2, 3).permute(2, 3, 0, 1)
+    return weight.permute(2, 3, 1, 0) if isinstance(layer, nn.Conv2d) else weight
+
+
+def tensors(layers: Layers) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """Each parameter under the reference's name: (name, our layer, our parameter)."""
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Identity):
+            continue
+        if isinstance(layer, RMSNorm):
+            yield f"{name}/scale", layer, layer.weight
+        else:
+            yield f"{name}/kernel", layer, layer.weight
+            yield f"{name}/bias", layer, layer.bias
+
+
+@torch.no_grad()
+def load(layers: Layers, params: Mapping[str, Tensor]) -> None:
+    """Fill our layers with the reference's arrays; names and shapes must agree exactly.
+
+    Raises:
+        UserError: a name is missing or left over, or a shape differs.
+    """
+    wanted = {name: (layer, parameter) for name, layer, parameter in tensors(layers)}
+    if missing := sorted(wanted.keys() ^ params.keys()):
+        raise UserError(f"parameters: these names are on one side only: {', '.join(missing[:5])}")
+    for name, (layer, parameter) in wanted.items():
+        value = to_ours(layer, params[name]) if name.endswith("/kernel") else params[name]
+        if value.shape != parameter.shape:
+            raise UserError(f"parameters: {name} has shape {tuple(params[name].shape)}, ours {tuple(parameter.shape)}")
+        parameter.copy_(value)
+
+
+def dump(layers: Layers) -> dict[str, Tensor]:
+    """Our parameters as the reference names and lays them out."""
+    return {n: to_reference(layer, p.detach()) if n.endswith("/kernel") else p.detach() for n, layer, p in tensors(layers)}
+
+
+def gradients(layers: Layers) -> dict[str, Tensor]:
+    """Our gradients as the reference names and lays them out; zeros where there is none."""
+    grads = {}
+    for name, layer, parameter in tensors(layers):
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        grads[name] = to_reference(layer, grad) if name.endswith("/kernel") else grad
+    return grads
+
+
+def prefixed(prefix: str, layers: Layers) -> Layers:
+    return {f"{prefix}/{name}": layer for name, layer in layers.items()}
+
+
+def mlp_layers(mlp: MLP, linear: str = "linear{}", norm: str = "norm{}") -> Layers:
+    """The layers of an MLP under names with a place for their number."""
+    layers: Layers = {}
+    for i, (dense, scale) in enumerate(zip(mlp.linears, mlp.norms, strict=True)):
+        layers[linear.format(i)], layers[norm.format(i)] = dense, scale
+    return layers

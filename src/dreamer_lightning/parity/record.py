@@ -1,0 +1,185 @@
+"""Reading parity vectors and keeping the record of what was compared with what result.
+
+A folder of parity vectors holds arrays recorded from the official DreamerV3. Each module beside this one runs our code
+on the inputs of one file and hands every output to :class:`Vectors`, which compares it with the recorded array.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HUGE = 1e308  # stands for "infinitely wrong" (other shape, not a number): JSON has no infinity
+
+# Limits of the float32 port, relative to the wanted values (the vectors' own README, section Tolerances).
+LAYER = 1e-5  # single layers, distributions, returns
+SEQUENCE = 1e-4  # observe, imagine and whole-agent losses
+IMAGE = 5e-5  # image reconstruction loss: the reference adds its terms one by one in float32
+GRADIENT = 1e-4  # relative L2 error of one tensor
+AGENT_GRADIENT = 1e-3
+TWOHOT_PRED = 1e-6  # of sum(|p * bins|)
+UPDATE = 2e-4  # optimiser updates, relative; parameters in units of the learning rate
+LEARNED = 0.05  # trained parameters, in units of the learning rate
+
+
+class NotRunnable(Exception):
+    """A check that cannot be run on these vectors: what is missing or not offered here."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One compared array: its file and key, the error found and the largest error allowed."""
+
+    file: str
+    key: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+    def as_json(self) -> str:
+        row = {"file": self.file, "key": self.key, "error": self.error, "tolerance": self.tolerance, "ok": self.ok}
+        return json.dumps(row)
+
+
+@dataclass
+class Vectors:
+    """The arrays of one file, and the checks made against them.
+
+    Args:
+        name: file name, as reported.
+        arrays: every array of the file by key.
+        dtype: floating type of the tensors handed out, and so of the computation.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    dtype: torch.dtype = torch.float32
+    checks: list[Check] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+    @classmethod
+    def load(cls, path: Path, dtype: torch.dtype = torch.float32) -> Vectors:
+        """Read one npz file; raises ``NotRunnable`` where it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return cls(path.name, {key: archive[key] for key in archive.files}, dtype)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise NotRunnable(f"{path.name} cannot be read: {error}") from error
+
+    # Reading -------------------------------------------------------------------------------------------------------
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def array(self, key: str) -> np.ndarray:
+        if key not in self.arrays:
+            raise NotRunnable(f"{self.name} has no array {key}")
+        self.touched.add(key)
+        return self.arrays[key]
+
+    def tensor(self, key: str) -> Tensor:
+        """The array as a tensor: floats in ``dtype``, integers as int64 (uint8 images stay), booleans as they are."""
+        array = self.array(key)
+        tensor = torch.from_numpy(np.array(array))
+        if tensor.dtype in (torch.float32, torch.float64):
+            return tensor.to(self.dtype)
+        return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.long()
+
+    def json(self, key: str):
+        return json.loads(str(self.array(key)))
+
+    def number(self, key: str) -> float:
+        return float(self.array(key))
+
+    def names(self, prefix: str) -> list[str]:
+        """Keys below ``prefix/``, without it, in the file's order."""
+        start = prefix.rstrip("/") + "/"
+        return [key[len(start) :] for key in self.arrays if key.startswith(start)]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors below ``prefix/`` by the rest of their key."""
+        return {name: self.tensor(f"{prefix}/{name}") for name in self.names(prefix)}
+
+    def groups(self) -> list[str]:
+        """First parts of the keys, in the file's order."""
+        return list(dict.fromkeys(key.split("/")[0] for key in self.arrays))
+
+    def ignore(self, *keys: str) -> None:
+        """Mark arrays that describe or inform, and that nothing is to be compared with."""
+        self.touched.update(key for key in keys if key in self.arrays)
+
+    def untouched(self) -> list[str]:
+        return [key for key in self.arrays if key not in self.touched]
+
+    # Comparing -----------------------------------------------------------------------------------------------------
+
+    def close(self, key: str, got, limit: float = LAYER, scale: float | np.ndarray | None = None) -> None:
+        """Compare elements: ``|got - want| <= limit * (|want| + scale)``, scale = mean magnitude of what is wanted."""
+        got, want = _float(got), self.array(key).astype(np.float64)
+        error = HUGE
+        if got.shape == want.shape:
+            error = _largest(got, want, np.abs(want) + (np.abs(want).mean() if scale is None else scale))
+        self._add(key, error, limit)
+
+    def within(self, key: str, got, limit: float, unit: float | np.ndarray) -> None:
+        """Compare elements in the given unit: ``|got - want| <= limit * unit``."""
+        got, want = _float(got), self.array(key).astype(np.float64)
+        self._add(key, _largest(got, want, unit) if got.shape == want.shape else HUGE, limit)
+
+    def norm(self, key: str, got, limit: float = GRADIENT) -> None:
+        """Compare a whole tensor: L2 norm of the difference over that of what is wanted."""
+        got, want = _float(got), self.array(key).astype(np.float64)
+        error = HUGE
+        if got.shape == want.shape:
+            error = _largest(np.linalg.norm(got - want), np.zeros(()), np.linalg.norm(want))
+        self._add(key, error, limit)
+
+    def exact(self, key: str, got) -> None:
+        """Compare numbers, flags or class ids that must be equal: the error is the largest difference."""
+        got, want = _float(got), self.array(key).astype(np.float64)
+        self._add(key, _largest(got, want, 1.0) if got.shape == want.shape else HUGE, 0.0)
+
+    def same(self, key: str, got) -> None:
+        """Compare a JSON entry: 0 where equal, 1 where not."""
+        self._add(key, float(self.json(key) != json.loads(json.dumps(got))), 0.0)
+
+    def most(self, key: str, got, limit: float, unit: float, share: float) -> None:
+        """Compare elements in the given unit, of which a ``share`` may lie outside."""
+        got, want = _float(got), self.array(key).astype(np.float64)
+        error = HUGE
+        if got.shape == want.shape:
+            errors = np.sort(_errors(got, want, unit).reshape(-1))
+            error = float(errors[max(0, errors.size - 1 - int(share * errors.size))])
+        self._add(key, error, limit)
+
+    def _add(self, key: str, error: float, tolerance: float) -> None:
+        error = float(error) if np.isfinite(error) else HUGE
+        self.checks.append(Check(self.name, key, min(error, HUGE), float(tolerance)))
+
+
+def _float(value) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value.detach().to(torch.float64).numpy()
+    return np.asarray(value, np.float64)
+
+
+def _errors(got: np.ndarray, want: np.ndarray, unit) -> np.ndarray:
+    """|got - want| / unit by element; equal elements (infinities too) are 0 whatever the unit, others over 0 are huge."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        errors = np.abs(got - want) / unit
+    errors = np.where(got == want, 0.0, errors)
+    return np.where(np.isfinite(errors), errors, HUGE)
+
+
+def _largest(got: np.ndarray, want: np.ndarray, unit) -> float:
+    errors = _errors(got, want, unit)
+    return float(errors.max()) if errors.size else 0.0
