@@ -1,0 +1,108 @@
+"""What an environment offers the rest of the package: a factory of wired TorchRL environments, and its spaces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
+from torchrl.envs import EnvBase
+
+from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs
+
+
+class EnvFactory(ABC):
+    """Makes environments of one task. A factory is plain data: cheap to build, easy to pickle for worker processes.
+
+    Attributes:
+        name: the task in run names, such as ``walker_walk``.
+        repeat: simulator steps for each decision of the agent (``env_step = agent_step * repeat``).
+    """
+
+    name: str
+    repeat: int = 1
+
+    @abstractmethod
+    def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
+        """One wired environment on the CPU, without batch dimension.
+
+        Args:
+            seed: two environments of one seed give the same trajectory under the same actions.
+            pixels_for_video: also prepare for ``frame``.
+
+        Raises:
+            UserError: the task does not exist, or cannot be made on this machine.
+        """
+
+    def frame(self, env: EnvBase) -> np.ndarray | None:
+        """A picture of the current state of an environment that ``make`` returned, uint8 [height, width, 3], or None."""
+        return None
+
+    def prepare(self) -> None:  # noqa: B027 (most simulators need nothing)
+        """What must happen in the main process before a simulator is imported here or in a worker."""
+
+
+def specs_of(env: EnvBase) -> Specs:
+    """The spaces of a wired environment, batched or not, in its own order; ``log/*`` and carried state left out."""
+    lead = len(env.batch_size)
+    carried = {"is_init", LATENT, PREV_ACTION}
+    obs = {
+        name: _space(spec, lead)
+        for name, spec in env.observation_spec.items()
+        if name not in carried and not isinstance(spec, Composite) and not name.startswith(LOG_PREFIX)
+    }
+    return Specs(obs, _action_spaces(env.full_action_spec["action"], lead))
+
+
+def _space(spec: TensorSpec, lead: int) -> Space:
+    classes = spec.space.n if isinstance(spec, Categorical) and spec.dtype != torch.bool else 0
+    return Space(tuple(spec.shape[lead:]), str(spec.dtype).removeprefix("torch."), int(classes))
+
+
+def _action_spaces(spec: TensorSpec, lead: int) -> dict[str, Space]:
+    if isinstance(spec, MultiOneHot):
+        return {f"action_{i:02d}": Space((), "int32", box.n) for i, box in enumerate(spec.space)}
+    if isinstance(spec, OneHot):
+        return {"action": Space((), "int32", spec.space.n)}
+    return {"action": Space(tuple(spec.shape[lead:]), "float32")}
+
+
+def random_score(factory: EnvFactory, seed: int, episodes: int = 3, max_steps: int = 100_000) -> tuple[float, float]:
+    """Return and length (agent steps) of the uniformly random policy, both means over a few episodes.
+
+    Args:
+        factory: the task.
+        seed: of the environment and of the policy.
+        episodes: how many to play.
+        max_steps: decisions after which the count stops, for tasks that never end.
+    """
+    factory.prepare()
+    env, generator = factory.make(seed), torch.Generator().manual_seed(seed)
+    spaces = specs_of(env).action
+    total, steps, done = 0.0, 0, 0
+    state = env.reset()
+    while done < episodes and steps < max_steps:
+        state, after = step(env, state, random_action(spaces, (), generator))
+        total, steps, done = total + float(after["reward"]), steps + 1, done + int(after["done"])
+    env.close()
+    return total / max(1, done), steps / max(1, done)
+
+
+def step(env: EnvBase, state, action: torch.Tensor):
+    """One decision: (the state to go on from, reset where an episode ended; what the decision led to)."""
+    stepped, state = env.step_and_maybe_reset(state.set("action", action))
+    return state, stepped["next"]
+
+
+def random_action(spaces: dict[str, Space], shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Uniform flat actions [*shape, a]: in [-1, 1] for continuous entries, one-hot for discrete ones."""
+    parts = []
+    for name in sorted(spaces):
+        space = spaces[name]
+        if space.discrete:
+            index = torch.randint(space.classes, shape, generator=generator)
+            parts.append(torch.nn.functional.one_hot(index, space.classes).float())
+        else:
+            parts.append(torch.rand(*shape, space.size, generator=generator) * 2 - 1)
+    return torch.cat(parts, -1)

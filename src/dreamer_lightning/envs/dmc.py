@@ -1,0 +1,97 @@
+"""DeepMind Control tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from torchrl.envs import EnvBase, TransformedEnv
+
+from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.rendering import can_render, probe_gl, require_gl
+from dreamer_lightning.envs.transforms import Wire
+from dreamer_lightning.types import UserError
+
+_DOMAINS = ("ball_in_cup", "point_mass", "humanoid_CMU")  # domains whose names hold an underscore
+_CAMERAS = {"quadruped": 2}
+
+
+class DMC(EnvFactory):
+    """A task of the DeepMind Control suite, such as ``walker_walk``.
+
+    Args:
+        task: domain and task joined by an underscore.
+        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
+        pixels: observe the camera picture, as ``image`` (uint8 [image_size, image_size, 3]).
+        vectors: observe the vectors (position, velocity, ...).
+        image_size: height and width of the picture, in pixels.
+        camera: number of the camera; default 0, for quadruped 2.
+        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own,
+            1000 for nearly all.
+        hide: names or patterns of observations that the model does not get.
+        log_info: kept for symmetry with the other environments; dm_control has no info.
+        cheap_pixels: draw without shadows, reflections and multisampling: faster, other pictures.
+    """
+
+    def __init__(
+        self,
+        task: str = "walker_walk",
+        repeat: int = 2,
+        pixels: bool = False,
+        vectors: bool = True,
+        image_size: int = 64,
+        camera: int | None = None,
+        time_limit: int | None = None,
+        hide: Sequence[str] = (),
+        log_info: Sequence[str] = (),
+        cheap_pixels: bool = False,
+    ):
+        if not (pixels or vectors):
+            raise UserError("env: pixels and vectors are both off; switch one of them on")
+        if log_info:
+            raise UserError("env.log_info: dm_control tasks have no info entries; leave it empty")
+        self.name, self.task, self.repeat = task, task, repeat
+        self.pixels, self.vectors, self.image_size, self.cheap_pixels = pixels, vectors, image_size, cheap_pixels
+        self.time_limit, self.hide = time_limit, list(hide)
+        self.domain, self.job = _split(task)
+        self.camera = _CAMERAS.get(self.domain, 0) if camera is None else camera
+
+    def prepare(self) -> None:
+        probe_gl()
+        if self.pixels:
+            require_gl(f"env.task {self.task} with pixels")
+
+    def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
+        self.prepare()
+        from torchrl.envs import DMControlWrapper
+
+        env = DMControlWrapper(self._load(seed), frame_skip=self.repeat)
+        hide = [*self.hide, *([] if self.vectors else ["(?!image$).*"])]
+        return TransformedEnv(env, Wire(env, hide))
+
+    def _load(self, seed: int):
+        from dm_control import suite
+
+        if (self.domain, self.job) not in suite.ALL_TASKS:
+            names = [f"{domain}_{job}" for domain, job in suite.ALL_TASKS]
+            near = get_close_matches(self.task, names, 3) or ["walker_walk", "cheetah_run"]
+            raise UserError(f"env.task: no dm_control task {self.task!r}; did you mean {', '.join(near)}?")
+        options = {"random": np.random.RandomState(seed % 2**32)}
+        if self.time_limit is not None:
+            seconds = suite.load(self.domain, self.job).control_timestep()
+            options["time_limit"] = (self.time_limit - 0.5) * seconds  # half a step: rounding cannot add one
+        return suite.load(self.domain, self.job, task_kwargs=options)
+
+    def frame(self, env: EnvBase) -> np.ndarray | None:
+        if not can_render():
+            return None
+        return env.base_env._env.physics.render(240, 320, camera_id=self.camera)
+
+
+def _split(task: str) -> tuple[str, str]:
+    for domain in _DOMAINS:
+        if task.startswith(domain + "_"):
+            return domain, task[len(domain) + 1 :]
+    domain, _, job = task.partition("_")
+    return domain, job
