@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, ConvTranspose2d, RMSNorm
+from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import UserError
 
 Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
@@ -88,4 +89,17 @@ def mlp_layers(mlp: MLP, linear: str = "linear{}", norm: str = "norm{}") -> Laye
     layers: Layers = {}
     for i, (dense, scale) in enumerate(zip(mlp.linears, mlp.norms, strict=True)):
         layers[linear.format(i)], layers[norm.format(i)] = dense, scale
+    return layers
+
+
+def rssm_layers(rssm: BlockRSSM) -> Layers:
+    """``dyn``: the recurrence, the posterior and the prior."""
+    layers: Layers = {}
+    for i, mlp in enumerate((rssm.deter_in, rssm.stoch_in, rssm.action_in)):
+        layers |= mlp_layers(mlp, f"dynin{i}", f"dynin{i}norm")
+    for i, (dense, scale) in enumerate(zip(rssm.hidden, rssm.hidden_norm, strict=True)):
+        layers[f"dynhid{i}"], layers[f"dynhid{i}norm"] = dense, scale
+    layers["dyngru"] = rssm.gates
+    layers |= mlp_layers(rssm.post_mlp, "obs{}", "obs{}norm") | {"obslogit": rssm.post_logits}
+    layers |= mlp_layers(rssm.prior_mlp, "prior{}", "prior{}norm") | {"priorlogit": rssm.prior_logits}
     return layers

@@ -1,0 +1,75 @@
+"""Our networks with the sizes and options that a file's configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.parity.record import NotRunnable
+from dreamer_lightning.types import Space, Specs
+
+FIXED = {"norm": ("rms",), "winit": ("trunc_normal_in",)}  # reference options with one value offered here
+
+
+def require(options: Mapping, **offered: tuple) -> None:
+    """Refuse an option of the reference that is not offered here.
+
+    Raises:
+        NotRunnable: an option has a value outside ``offered``.
+    """
+    for name, values in (FIXED | offered).items():
+        if name in options and options[name] not in values:
+            raise NotRunnable(f"option {name}={options[name]} is not offered here (only {', '.join(map(str, values))})")
+
+
+def space(entry) -> Space:
+    """A space of the reference: ``[shape, dtype, classes]`` or a mapping of these."""
+    if isinstance(entry, Mapping):
+        entry = [entry["shape"], entry["dtype"], entry.get("classes")]
+    shape, dtype, classes = (*entry, None)[:3]
+    if dtype == "bool":
+        classes = 2
+    return Space(tuple(shape), dtype, int(classes or 0))
+
+
+def specs(obs: Mapping, act: Mapping, order: list[str] | None = None) -> Specs:
+    """The spaces of an agent, observations in the order in which the reference inserted them."""
+    return Specs({name: space(obs[name]) for name in order or obs}, {name: space(act[name]) for name in act})
+
+
+def flat_action(spaces: Mapping[str, Space], actions: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """The flat action vector: entries in sorted order of their names, discrete ones one-hot."""
+    parts = []
+    for name in sorted(spaces):
+        entry, action = spaces[name], actions[name]
+        lead = action.shape[: action.ndim - len(entry.shape)]
+        if entry.discrete:
+            action = F.one_hot(action.long(), entry.classes)
+        parts.append(action.to(dtype).reshape(*lead, entry.size))
+    return torch.cat(parts, -1)
+
+
+def rssm(options: Mapping, action_dim: int, embed_dim: int) -> BlockRSSM:
+    """The RSSM of a ``dyn.rssm`` section."""
+    require(options)
+    return BlockRSSM(
+        action_dim,
+        embed_dim,
+        deter=options["deter"],
+        hidden=options["hidden"],
+        stoch=options["stoch"],
+        classes=options["classes"],
+        blocks=options["blocks"],
+        dyn_layers=options["dynlayers"],
+        obs_layers=options["obslayers"],
+        img_layers=options["imglayers"],
+        unimix=options["unimix"],
+        free_nats=options["free_nats"],
+        absolute=options["absolute"],
+        outscale=options["outscale"],
+        act=options["act"],
+    )
