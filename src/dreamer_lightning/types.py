@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +80,15 @@ class Specs:
     @property
     def action_dim(self) -> int:
         return sum(space.size for space in self.action.values())
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Specs:
+        """The inverse of ``dataclasses.asdict``."""
+        spaces = {
+            group: {name: Space(tuple(space["shape"]), space["dtype"], space["classes"]) for name, space in part.items()}
+            for group, part in plain.items()
+        }
+        return cls(**spaces)
 
 
 class Latent(NamedTuple):

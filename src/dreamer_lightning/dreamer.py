@@ -1,0 +1,192 @@
+"""World model and actor-critic as one agent: the training forward, the acting step, the state that acting carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.world_model import SCALES as MODEL_SCALES
+from dreamer_lightning.world_model import WorldModel
+
+SCALES = {**MODEL_SCALES, "policy": 1.0, "value": 1.0, "repval": 0.3}
+State = dict[str, Tensor]  # what acting carries: packed "deter" and "stoch", and "prev_action"
+
+
+class Noise(NamedTuple):
+    """All draws of one training forward: posterior latents [b, t, .], dreamed latents [n, h, .], actions [n, h+1, a]."""
+
+    post: Tensor
+    imag: Tensor
+    action: Tensor
+
+
+class TrainOutput(NamedTuple):
+    """The scalar to minimise, its unreduced parts, the new latents [b, t, .] for replay (packed), and metrics."""
+
+    loss: Tensor
+    losses: Losses
+    latents: dict[str, Tensor]
+    metrics: Metrics
+
+
+class Imagined(NamedTuple):
+    """A dream in the environment's units; index 0 is the start state, all are [n, h+1, ...]."""
+
+    latent: Latent
+    action: Tensor
+    reward: Tensor
+    cont: Tensor
+    value: Tensor
+    obs: dict[str, Tensor]
+
+
+class Dreamer(nn.Module):
+    """The agent.
+
+    Args:
+        world_model: learns to predict.
+        actor_critic: learns to act in its predictions.
+        scales: factor on each mean loss; keys as in ``SCALES`` (``recon`` covers every ``recon/<key>``).
+    """
+
+    def __init__(self, world_model: WorldModel, actor_critic: ActorCritic, scales: dict[str, float] | None = None):
+        super().__init__()
+        self.specs = world_model.specs
+        self.world_model, self.actor_critic = world_model, actor_critic
+        self.scales = {**SCALES, **(scales or {})}
+
+    def forward(self, batch: Any, generator: torch.Generator | None = None, noise: Noise | None = None) -> TrainOutput:
+        """One training forward: observe, dream, and every loss.
+
+        Args:
+            batch: records [b, 1+t]; the first step of each sequence only supplies its stored latent.
+            generator: source of the noise.
+            noise: draws made elsewhere, instead.
+        """
+        carry = self.world_model.rssm.unpack({key: value[:, 0] for key, value in batch["latent"].items()})
+        records = {key: batch[key][:, 1:] for key in ("prev_action", "reward", "is_first", "is_last", "is_terminal")}
+        records["obs"] = {key: value[:, 1:] for key, value in batch["obs"].items()}
+        return self.losses(records, carry, noise or self.noise(*records["is_first"].shape, generator))
+
+    def losses(self, records: dict[str, Any], carry: Latent, noise: Noise) -> TrainOutput:
+        """``forward`` on sequences [b, t] whose latent before the first step is given."""
+        model_losses, observed, metrics = self.world_model(records, carry, noise.post)
+        ac_losses, ac_metrics = self.actor_critic(
+            observed.latent, records, self.world_model, (noise.imag, noise.action)
+        )
+        losses = {**model_losses, **ac_losses}
+        assert {key.split("/")[0] for key in losses} <= set(self.scales)
+        means = {key: value.float().mean() for key, value in losses.items()}
+        loss = torch.stack([self.scales[key.split("/")[0]] * value for key, value in means.items()]).sum()
+        metrics = {f"loss/{key}": value.detach() for key, value in {**means, "total": loss}.items()} | {
+            f"model/{key}": value for key, value in metrics.items()
+        }
+        metrics |= {f"dream/{key}": value for key, value in ac_metrics.items()}
+        return TrainOutput(loss, losses, self.world_model.rssm.pack(observed.latent), metrics)
+
+    def noise(self, b: int, t: int, generator: torch.Generator | None = None) -> Noise:
+        """Every draw that a batch of ``b`` sequences of ``t`` steps needs."""
+        rssm, n = self.world_model.rssm, self.actor_critic.starts(b, t)
+        return Noise(
+            rssm.noise(b, t, generator=generator),
+            rssm.noise(n, self.actor_critic.imag_length, generator=generator),
+            self.actor_critic.noise(n, generator),
+        )
+
+    # Acting.
+
+    @property
+    def device(self) -> torch.device:
+        return self.actor_critic.updates.device
+
+    def initial(self, n: int) -> State:
+        """The state of ``n`` environments before their first step: zeros."""
+        packed = self.world_model.rssm.pack(self.world_model.rssm.initial(n))
+        return {**packed, "prev_action": torch.zeros(n, self.specs.action_dim, device=self.device)}
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: dict[str, Tensor],
+        state: State,
+        is_first: Bool[Tensor, "n"],
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> tuple[Float[Tensor, "n a"], State]:
+        """Choose actions; the latent is always sampled, the action unless ``greedy``.
+
+        Args:
+            obs: observations [n, ...] by name.
+            state: what the step before returned.
+            is_first: environments whose episode begins here.
+            generator: source of the noise.
+            greedy: take the most likely action.
+        """
+        rssm, n = self.world_model.rssm, len(is_first)
+        noise, embed = rssm.noise(n, generator=generator), self.world_model.encoder(obs)
+        latent, _ = rssm.observe_step(rssm.unpack(state), state["prev_action"], embed, is_first, noise)
+        action = self.choose(latent.feat, generator, greedy).float()
+        return action, {**rssm.pack(latent), "prev_action": action}
+
+    def choose(self, feat: Float[Tensor, "n f"], generator: torch.Generator | None, greedy: bool) -> Tensor:
+        """An action of the policy at each state."""
+        policy = self.actor_critic.policy
+        return policy(feat).pred() if greedy else policy(feat).sample(policy.noise((len(feat),), generator, self.device))
+
+    # Looking into the model.
+
+    @torch.no_grad()
+    def observe(
+        self,
+        obs: dict[str, Tensor],
+        prev_action: Float[Tensor, "b t a"],
+        is_first: Bool[Tensor, "b t"],
+        state: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        """Filter real sequences into posterior latents [b, t, .]."""
+        rssm, (b, t) = self.world_model.rssm, is_first.shape
+        carry = rssm.unpack(state) if state else rssm.initial(b)
+        noise = rssm.noise(b, t, generator=generator)
+        return rssm.observe(carry, prev_action, self.world_model.encoder(obs), is_first, noise)[0]
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        state: State | Latent,
+        length: int,
+        actions: Float[Tensor, "n h a"] | None = None,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> Imagined:
+        """Dream ``length`` steps from states [n, .], under the policy or under given actions."""
+        model = self.world_model
+        start = state if isinstance(state, Latent) else model.rssm.unpack(state)
+
+        def policy(feat: Tensor, step: int) -> Tensor:
+            if actions is None:
+                return self.choose(feat, generator, greedy)
+            return actions[:, step] if step < length else torch.zeros_like(actions[:, 0])
+
+        latent, action = model.imagine(start, policy, model.rssm.noise(len(start.deter), length, generator=generator))
+        reward, cont = model.predict(latent.feat)
+        value = self.actor_critic.value(latent.feat).pred()
+        return Imagined(latent, action, reward, cont, value, self.reconstruct(latent))
+
+    @torch.no_grad()
+    def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
+        """What the decoder sees in latents, in the environment's units (images in [0, 1])."""
+        return {key: output.pred() for key, output in self.world_model.decoder(latent).items()}
+
+
+def by_module(dreamer: Dreamer) -> dict[str, Callable[[], Any]]:
+    """Parameters by the names that tables of gradients use: encoder, rssm, decoder, reward, cont, policy, value."""
+    model, agent = dreamer.world_model, dreamer.actor_critic
+    modules = {name: getattr(model, name) for name in ("encoder", "rssm", "decoder", "reward", "cont")}
+    return {name: m.parameters for name, m in {**modules, "policy": agent.policy, "value": agent.value}.items()}
