@@ -1,0 +1,260 @@
+"""The replay buffer: uniform windows of records over per-stream rings, the online queue, latents written back.
+
+Every environment is a stream with a ring of its own, so that any ``length`` consecutive records of a stream are a valid
+window: windows cross episode borders and never cross the write head. Records are addressed by their absolute number in
+their stream; ``index = number * num_streams + stream`` names a record for ever, and a slot that has been overwritten in
+the meantime is recognised by its number alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from dreamer_lightning.data.records import STREAM
+from dreamer_lightning.data.storage import Storage, flatten, nested
+from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
+
+
+class Replay:
+    """A TensorDict replay buffer of records (DreamerV3, `embodied/core/replay.py@e3f0224`, in its behaviour).
+
+    Args:
+        capacity: steps kept, over all streams.
+        capacity_gb: memory budget in GB (1e9 bytes); the smaller of the two limits wins. None: no such limit.
+        batch_size: windows in a batch.
+        length: records in a window: one context step and the training steps.
+        num_streams: environments, each with an equal share of the capacity.
+        seed: of the sampler's own random generator.
+        online: batches first drain each stream's new, non-overlapping windows, so that fresh steps are seen soon.
+        storage: ``memory``, or ``memmap`` for files in ``folder`` (page cache, not resident memory).
+        folder: where ``memmap`` puts its files.
+
+    Raises:
+        UserError: the capacity holds no window, or does not fit into the memory (or disk) that is free.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 5_000_000,
+        capacity_gb: float | None = None,
+        batch_size: int = 16,
+        length: int = 65,
+        num_streams: int = 1,
+        seed: int = 0,
+        online: bool = True,
+        storage: Literal["memory", "memmap"] = "memory",
+        folder: str | Path | None = None,
+    ):
+        self.capacity, self.capacity_gb = capacity, capacity_gb
+        self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
+        self.online = online
+        self.generator = torch.Generator().manual_seed(seed)
+        self.storage = Storage(storage, folder)
+        self.slots = 0  # of each stream's ring; known with the first records
+        self.total = [0] * num_streams  # records ever written, per stream
+        self.queue: deque[tuple[int, int]] = deque()  # (stream, number of the window's first record)
+
+    # ---- sizes ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Windows that can be sampled."""
+        return sum(self._windows())
+
+    @property
+    def steps(self) -> int:
+        """Records held."""
+        return sum(min(total, self.slots) for total in self.total)
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of one stored record; 0 before the first records."""
+        return self.storage.bytes_per_step
+
+    @property
+    def data(self) -> TensorDict:
+        """The rings as one TensorDict [num_streams, slots], without a copy."""
+        return nested(self.storage.arrays, (self.num_streams * self.slots,)).view(self.num_streams, self.slots)
+
+    def memory_forecast(self, example: TensorDictBase | Mapping | None = None) -> dict[str, int | float]:
+        """Steps and bytes of the full buffer.
+
+        Args:
+            example: records [m], needed before the first ``extend``.
+        """
+        row = self.storage.row_bytes(flatten(example)) if example is not None else self.bytes_per_step
+        slots = self._slots(row)
+        steps = slots * self.num_streams
+        return {"steps": steps, "bytes_per_step": row, "bytes": steps * row, "gb": steps * row / 1e9}
+
+    def allocate(self, example: TensorDictBase | Mapping) -> None:
+        """Reserve the rings for records like ``example`` [m]; ``extend`` does so by itself."""
+        if self.slots:
+            return
+        rows = {key: value for key, value in flatten(example).items() if key != STREAM}
+        slots = self._slots(self.storage.row_bytes(rows))
+        if slots < self.length:
+            raise UserError(
+                f"replay.capacity: {slots} steps for each of {self.num_streams} environments hold no window of "
+                f"{self.length} records; needed: at least {self.length * self.num_streams} steps "
+                "(raise replay.capacity or replay.capacity_gb, or lower batch_length)"
+            )
+        self.storage.allocate(rows, slots * self.num_streams)
+        self.slots = slots
+
+    def _slots(self, row_bytes: int) -> int:
+        capacity = self.capacity
+        if self.capacity_gb is not None:
+            capacity = min(capacity, int(self.capacity_gb * 1e9 / max(1, row_bytes)))
+        return capacity // self.num_streams
+
+    def _first(self, stream: int) -> int:
+        """Number of the oldest record that a stream still holds."""
+        return max(0, self.total[stream] - self.slots)
+
+    def _windows(self) -> list[int]:
+        return [max(0, min(total, self.slots) - self.length + 1) for total in self.total]
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def extend(self, records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> None:
+        """Add records.
+
+        Args:
+            records: [m] with an int64 entry ``"stream"`` [m], as ``to_records`` gives them: sorted by stream, in order
+                of time within each. Or a list with one TensorDict [n_i] per stream.
+        """
+        rows = _one_table(records)
+        streams = rows.pop(STREAM).tolist()
+        if not streams:
+            return
+        self.allocate(rows)
+        numbers, slots = [], []
+        total = list(self.total)
+        for stream in streams:
+            number = total[stream]
+            total[stream] = number + 1
+            numbers.append(number)
+            slots.append(stream * self.slots + number % self.slots)
+        if len(streams) > self.slots:  # more than a ring holds may arrive at once: keep the newest of each slot
+            keep = [i for i, (s, n) in enumerate(zip(streams, numbers, strict=True)) if n >= total[s] - self.slots]
+            rows = {key: value[keep] for key, value in rows.items()}
+            slots = [slots[i] for i in keep]
+        self.storage.write(rows, slots)
+        for stream, before in enumerate(self.total):
+            if self.online:
+                for window in range(before // self.length, total[stream] // self.length):
+                    self.queue.append((stream, window * self.length))
+        self.total = total
+
+    def write_latents(self, index: Tensor, latents: Mapping[str, Tensor]) -> int:
+        """Replace stored latents by fresher ones; records that have been overwritten are skipped.
+
+        Args:
+            index: [b, length] as sampled; the last t columns are meant.
+            latents: packed ``{"deter": [b, t, d], "stoch": [b, t, ...]}``.
+
+        Returns:
+            How many records were replaced.
+        """
+        new = {(LATENT, name): value.detach().to("cpu") for name, value in latents.items()}
+        steps = next(iter(new.values())).shape[1]
+        written = 0
+        for row, code in enumerate(index[:, -steps].tolist()):
+            number, stream = divmod(code, self.num_streams)
+            skip = min(steps, max(0, self._first(stream) - number))
+            for slot, begin, end in self._pieces(stream, number + skip, steps - skip):
+                self.storage.write_slice({k: v[row, skip + begin : skip + end] for k, v in new.items()}, slot)
+            written += steps - skip
+        return written
+
+    def _pieces(self, stream: int, number: int, count: int) -> list[tuple[int, int, int]]:
+        """The one or two contiguous pieces (slot, begin, end) of ``count`` records from ``number`` on."""
+        if count <= 0:
+            return []
+        offset = number % self.slots
+        base, fits = stream * self.slots, min(count, self.slots - offset)
+        pieces = [(base + offset, 0, fits)]
+        return pieces if fits == count else [*pieces, (base, fits, count)]
+
+    # ---- sampling ------------------------------------------------------------------------------------------------
+
+    def sample(self) -> TensorDict:
+        """Draw a batch of windows.
+
+        Returns:
+            records [batch_size, length] with ``"index"`` [batch_size, length] int64. Element 0 has ``is_first`` (it is the
+            context step); ``is_last`` holds wherever the next record begins an episode, so also where one was abandoned.
+
+        Raises:
+            RuntimeError: no stream holds a whole window yet.
+        """
+        windows = self._draw()
+        batch = self.storage.empty((self.batch_size, self.length))
+        follows = torch.zeros(self.batch_size, 1, dtype=torch.bool)
+        starts = torch.tensor([number * self.num_streams + stream for stream, number in windows])
+        for row, (stream, number) in enumerate(windows):
+            for slot, begin, end in self._pieces(stream, number, self.length):
+                self.storage.read_slice(batch, row, slot, begin, end)
+            after = number + self.length
+            if after < self.total[stream]:
+                follows[row] = self.storage.arrays[IS_FIRST][stream * self.slots + after % self.slots]
+        is_first = batch[IS_FIRST]
+        batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows], 1)
+        is_first[:, 0] = True
+        batch["index"] = starts[:, None] + torch.arange(self.length) * self.num_streams
+        return nested(batch, (self.batch_size, self.length))
+
+    def _draw(self) -> list[tuple[int, int]]:
+        windows: list[tuple[int, int]] = []
+        while self.queue and len(windows) < self.batch_size:
+            stream, number = self.queue.popleft()
+            if number >= self._first(stream):
+                windows.append((stream, number))
+        missing = self.batch_size - len(windows)
+        if missing:
+            ends = list(accumulate(self._windows()))
+            if ends[-1] == 0:
+                raise RuntimeError(f"replay holds no window of {self.length} records yet ({self.steps} steps)")
+            for drawn in torch.randint(ends[-1], (missing,), generator=self.generator).tolist():
+                stream = bisect_right(ends, drawn)
+                begin = drawn - (ends[stream - 1] if stream else 0)
+                windows.append((stream, self._first(stream) + begin))
+        return windows
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """Counters, queue and random state; the records themselves go through ``save``."""
+        return {
+            "total": list(self.total),
+            "slots": self.slots,
+            "queue": [list(window) for window in self.queue],
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Restore what ``state_dict`` gave; the rings must already hold the matching records."""
+        self.total = list(state["total"])
+        self.queue = deque((stream, number) for stream, number in state["queue"])
+        self.generator.set_state(state["generator"])
+
+
+def _one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> dict:
+    if isinstance(records, TensorDictBase):
+        return flatten(records)
+    tables = [flatten(table) for table in records]
+    counts = [len(next(iter(table.values()))) for table in tables]
+    tables = [table for table, count in zip(tables, counts, strict=True) if count]
+    if not tables:
+        return {STREAM: torch.zeros(0, dtype=torch.int64)}
+    rows = {key: torch.cat([table[key] for table in tables]) for key in tables[0] if key != STREAM}
+    return rows | {STREAM: torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))}

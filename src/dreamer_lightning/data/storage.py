@@ -1,0 +1,137 @@
+"""Where the replay buffer keeps its rows: one array per record entry, in memory or in memory-mapped files.
+
+Rows are read and written as contiguous slices through numpy views of the same memory: a call costs a fraction of a
+microsecond there, several in torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from dreamer_lightning.types import UserError
+
+Key = str | tuple[str, str]
+
+
+def flatten(records: TensorDictBase | Mapping) -> dict[Key, Tensor]:
+    """One level of nesting to tuple keys."""
+    flat: dict[Key, Tensor] = {}
+    for key, value in records.items():
+        if isinstance(value, (TensorDictBase, Mapping)):
+            flat.update({(key, name): leaf for name, leaf in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def nested(rows: Mapping[Key, Tensor], size: tuple[int, ...]) -> TensorDict:
+    """Tuple keys back to one level of nesting."""
+    tree: dict = {}
+    for key, value in rows.items():
+        if isinstance(key, tuple):
+            tree.setdefault(key[0], {})[key[1]] = value
+        else:
+            tree[key] = value
+    return TensorDict({k: TensorDict(v, size) if isinstance(v, dict) else v for k, v in tree.items()}, size)
+
+
+class Storage:
+    """Rows of records, addressed by slot.
+
+    Args:
+        kind: ``memory`` or ``memmap``.
+        folder: where ``memmap`` puts its files.
+    """
+
+    def __init__(self, kind: str = "memory", folder: str | Path | None = None):
+        if kind not in ("memory", "memmap"):
+            raise UserError(f"replay.storage: {kind!r} is unknown; right are memory and memmap")
+        if kind == "memmap" and folder is None:
+            raise UserError("replay.storage memmap needs a folder for its files (replay.folder)")
+        self.kind, self.folder = kind, None if folder is None else Path(folder)
+        self.arrays: dict[Key, Tensor] = {}
+        self._views: dict[Key, np.ndarray] = {}
+
+    @staticmethod
+    def row_bytes(rows: Mapping[Key, Tensor]) -> int:
+        """Bytes of one row of the given table [m, ...]."""
+        return sum(prod(value.shape[1:]) * value.element_size() for value in rows.values())
+
+    @property
+    def bytes_per_step(self) -> int:
+        return self.row_bytes(self.arrays)
+
+    def allocate(self, rows: Mapping[Key, Tensor], slots: int) -> None:
+        """Reserve ``slots`` rows like the given ones; pages are touched only when they are written."""
+        needed, free = self.row_bytes(rows) * slots, free_bytes(self.folder if self.kind == "memmap" else None)
+        if needed > free:
+            place, way = ("disk space", "") if self.kind == "memmap" else ("memory", ", or use replay.storage memmap")
+            raise UserError(
+                f"replay.capacity: {slots} steps need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of {place} are free; "
+                f"lower replay.capacity or set replay.capacity_gb{way}"
+            )
+        for key, value in rows.items():
+            shape = (slots, *value.shape[1:])
+            if self.kind == "memory":
+                array = torch.empty(shape, dtype=value.dtype)
+            else:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                name = key if isinstance(key, str) else ".".join(key)
+                file = self.folder / (name.replace("/", "_") + ".rows")
+                file.unlink(missing_ok=True)
+                size = prod(shape)
+                array = torch.from_file(str(file), shared=True, size=max(1, size), dtype=value.dtype)[:size].view(shape)
+            self.arrays[key] = array
+            self._views[key] = _numpy(array)
+
+    def write(self, rows: Mapping[Key, Tensor], slots: Sequence[int]) -> None:
+        """Copy rows [m] to their slots."""
+        at = slice(slots[0], slots[0] + 1) if len(slots) == 1 else slots
+        for key, value in rows.items():
+            self._views[key][at] = _numpy(value)
+
+    def write_slice(self, rows: Mapping[Key, Tensor], slot: int) -> None:
+        """Copy rows [m] to the m slots from ``slot`` on."""
+        for key, value in rows.items():
+            self._views[key][slot : slot + len(value)] = _numpy(value)
+
+    def empty(self, size: tuple[int, ...]) -> dict[Key, Tensor]:
+        """A batch to read into."""
+        return {k: torch.empty((*size, *v.shape[1:]), dtype=v.dtype) for k, v in self.arrays.items()}
+
+    def read_slice(self, batch: Mapping[Key, Tensor], row: int, slot: int, begin: int, end: int) -> None:
+        """Copy ``end - begin`` rows from ``slot`` on to ``batch[row, begin:end]``."""
+        for key, view in self._views.items():
+            _numpy(batch[key])[row, begin:end] = view[slot : slot + end - begin]
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """A view of the same memory; bfloat16, which numpy lacks, as its bits."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def free_bytes(folder: Path | None = None) -> int:
+    """Free disk space of a folder that need not exist yet, or else the memory that this process may still take."""
+    if folder is not None:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        limits = [int(fields["MemAvailable"].split()[0]) * 1024]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        limits.append(int(limit.read_text()) - int(used.read_text()))
+    return min(limits)
