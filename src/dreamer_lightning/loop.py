@@ -1,0 +1,285 @@
+"""The algorithm: collect, train by ratio, evaluate; everything else happens in callbacks at its borders.
+
+    repeat
+        play the latest policy for a few steps in every environment, keep the records
+        for each `batch_size * batch_length / train_ratio` agent steps played
+            replay a batch, one gradient step on one scalar, write fresher latents back
+        on schedule: evaluate in a separate environment, log
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreamer_lightning.data.records import initial_carry, to_records
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.envs.base import EnvFactory
+
+
+@dataclass
+class Clocks:
+    """The three clocks, and wall-clock seconds over all sessions of the run. They count over all ranks."""
+
+    env_step: int = 0
+    agent_step: int = 0
+    update: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Limits:
+    """Where a run ends: env steps, updates, seconds; None is no limit."""
+
+    env_steps: int | None = None
+    updates: int | None = None
+    max_time: float | None = None
+
+
+@dataclass
+class Schedule:
+    """How much is trained for what is played, and how often the rest happens.
+
+    Args:
+        train_ratio: replayed steps for each agent step, both over all ranks.
+        batch_steps: trained steps in a batch over all ranks, ``batch_size * batch_length``.
+        learning_starts: windows in each rank's replay before the first update.
+        log_every: env steps between two rows.
+        evaluate_every: env steps between two evaluations, 0 for none.
+    """
+
+    train_ratio: float = 512.0
+    batch_steps: int = 1024
+    learning_starts: int = 1024
+    log_every: int = 1000
+    evaluate_every: int = 0
+
+
+@dataclass
+class Loop:
+    """The training loop over objects that are built already.
+
+    Args:
+        fabric: launched Fabric with the callbacks.
+        dreamer: the raw agent, which acts; on the device.
+        module: the agent as Fabric wrapped it, whose forward trains.
+        optimizer: of all parameters, as Fabric wrapped it.
+        collector: iterator of wire TensorDicts [num_envs, steps].
+        replay: this rank's records.
+        env_factory: names the task and its action repeat.
+        schedule: ratios and cadences.
+        limits: where the run ends.
+        run_dir: the run folder.
+        evaluate: plays and dreams evaluation episodes: (metrics, episodes).
+        seed: of the training noise; every rank draws its own.
+        random_score: return of the uniformly random policy, for forecasts and plots.
+    """
+
+    fabric: Fabric
+    dreamer: Dreamer
+    module: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    collector: Any
+    replay: Replay
+    env_factory: EnvFactory
+    schedule: Schedule
+    limits: Limits
+    run_dir: Path
+    evaluate: Callable[[Dreamer], Any] | None = None
+    seed: int = 0
+    random_score: float | None = None
+    callbacks: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.specs = self.dreamer.specs
+        self.clocks, self.last = Clocks(), {}
+        self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
+        self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
+        self.credit = 0.0  # updates owed to the steps played so far
+        self.learning, self.resumed = False, False
+        self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
+        self.carry, self.pending = None, {}
+        self.stop_reason: str | None = None
+
+    # The algorithm.
+
+    def run(self) -> None:
+        """Train until a limit is reached or a callback calls ``stop``."""
+        self.began = time.perf_counter() - self.clocks.seconds
+        self.call("on_fit_start")
+        try:
+            self.call("on_train_start")
+            collector = iter(self.collector)
+            while not self.finished():
+                self.collect(collector)
+                self.train()
+                self.report()
+                self.call("on_iteration_end")
+            self.call("on_train_end")
+        except BaseException as error:
+            self.call("on_exception", error=error)
+            raise
+        self.call("on_fit_end")
+
+    def collect(self, collector: Iterator[TensorDictBase]) -> None:
+        """Play some steps in every environment, and keep the records."""
+        with self.timed("collect"):
+            wire = next(collector)
+            if self.carry is None:
+                self.carry = initial_carry(wire.shape[0])
+            records, self.carry = to_records(wire, self.carry)
+            self.replay.extend(records)
+        played = wire.numel() * self.fabric.world_size
+        self.clocks.agent_step += played
+        self.clocks.env_step += played * self.env_factory.repeat
+        self.tick()
+        self.call("on_collect_end", wire=wire)
+        if self.learning:
+            self.credit += played * self.schedule.train_ratio / self.schedule.batch_steps
+        else:  # what was played before learning began is not made up for
+            self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
+
+    def train(self) -> None:
+        """Pay the updates that are owed."""
+        while self.credit >= 1 and not self.finished():
+            self.credit -= 1
+            with self.timed("train"):
+                metrics = self.update()
+            self.clocks.update += 1
+            self.tick()
+            self.call("on_train_batch_end", metrics=metrics)
+
+    def update(self) -> dict[str, Tensor]:
+        """One gradient step on one replayed batch; returns 0-d tensors."""
+        batch = self.replay.sample()
+        index = batch.pop("index")
+        output = self.module(batch.to(self.fabric.device, non_blocking=True), self.generator)
+        self.fabric.backward(output.loss)
+        grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.dreamer.actor_critic.update_slow_critic()
+        self.replay.write_latents(index, output.latents)
+        return {**output.metrics, "opt/grad_norm": norm}
+
+    def report(self) -> None:
+        """Evaluate and log where it is due."""
+        if self.evaluate and self.next_evaluation and self.clocks.env_step >= self.next_evaluation:
+            self.next_evaluation += self.schedule.evaluate_every * (
+                1 + (self.clocks.env_step - self.next_evaluation) // self.schedule.evaluate_every
+            )
+            self.validate()
+        if self.clocks.env_step >= self.next_log:
+            self.next_log += self.schedule.log_every * (
+                1 + (self.clocks.env_step - self.next_log) // self.schedule.log_every
+            )
+            self.flush()
+
+    def validate(self) -> None:
+        """Play and dream evaluation episodes on rank 0, and log a row."""
+        self.call("on_validation_start")
+        metrics, episodes = {}, []
+        with self.timed("evaluate"):
+            if self.fabric.is_global_zero:
+                self.dreamer.eval()
+                with self.fabric.autocast():
+                    metrics, episodes = self.evaluate(self.dreamer)
+                self.dreamer.train()
+            self.fabric.barrier()
+        self.tick()
+        self.log(metrics)
+        self.call("on_validation_end", metrics=metrics, episodes=episodes)
+        self.flush()
+
+    # Borders.
+
+    def call(self, hook: str, **kwargs: Any) -> None:
+        """Call a hook of every callback that has it, in their order."""
+        with self.timed("callbacks"):
+            self.fabric.call(hook, loop=self, **kwargs)
+
+    def log(self, metrics: dict[str, float | Tensor]) -> None:
+        """Add to the next row."""
+        self.pending.update(metrics)
+
+    def flush(self) -> None:
+        """Hand the row to the callbacks."""
+        row, self.pending = {**asdict(self.clocks), **self.pending, "replay/steps": self.replay.steps}, {}
+        self.call("on_log", row=row)
+        self.last.update(row)
+
+    def stop(self, reason: str) -> None:
+        """End the run after the update at hand."""
+        self.stop_reason = self.stop_reason or reason
+
+    @property
+    def should_stop(self) -> bool:
+        return self.stop_reason is not None
+
+    def finished(self) -> bool:
+        """Whether a limit is reached or a stop was asked for, on any rank."""
+        limits, clocks = self.limits, self.clocks
+        if limits.env_steps is not None and clocks.env_step >= limits.env_steps:
+            self.stop("env_steps")
+        if limits.updates is not None and clocks.update >= limits.updates:
+            self.stop("updates")
+        if limits.max_time is not None and clocks.seconds >= limits.max_time:
+            self.stop("max_time")
+        if self.agreed(self.should_stop, any) and not self.should_stop:
+            self.stop("another rank stopped")
+        return self.should_stop
+
+    def agreed(self, mine: bool, among: Callable[[list[bool]], bool]) -> bool:
+        """One answer for all ranks, so that none waits for another in a collective."""
+        if self.fabric.world_size == 1:
+            return mine
+        votes = self.fabric.all_gather(torch.tensor(mine, device=self.fabric.device))
+        return among(votes.flatten().bool().tolist())
+
+    def tick(self) -> None:
+        self.clocks.seconds = time.perf_counter() - self.began
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timers[name] += time.perf_counter() - start
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of the loop's own that a resumed run needs, in plain tensors and numbers."""
+        return {
+            "dreamer": self.dreamer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "clocks": asdict(self.clocks),
+            "timers": dict(self.timers),
+            "generator": self.generator.get_state(),
+            "credit": self.credit,
+            "learning": self.learning,
+            "cadence": [self.next_log, self.next_evaluation],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave; ``run`` then goes on from there."""
+        self.dreamer.load_state_dict(state["dreamer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.clocks = Clocks(**state["clocks"])
+        self.timers.update(state["timers"])
+        self.generator.set_state(state["generator"].cpu())
+        self.credit, self.learning = state["credit"], state["learning"]
+        self.next_log, self.next_evaluation = state["cadence"]
+        self.stop_reason, self.resumed = None, True
