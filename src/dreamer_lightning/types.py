@@ -25,18 +25,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dreamer_lightning.errors import UserError as UserError
+
 # Record keys (architecture: "Data: two vocabularies, one door").
 OBS, PREV_ACTION, REWARD = "obs", "prev_action", "reward"
 IS_FIRST, IS_LAST, IS_TERMINAL = "is_first", "is_last", "is_terminal"
 LATENT = "latent"  # holds "deter" and "stoch", in the packed form that the RSSM's ``pack`` gives
 LOG_PREFIX = "log/"  # observations that are logged and never reach the model
-
-
-class UserError(ValueError):
-    """A mistake of the user's, told in one line: what is wrong, which option, what would be right.
-
-    The command line prints the message and exits with code 2.
-    """
 
 
 @dataclass(frozen=True)

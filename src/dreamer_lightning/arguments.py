@@ -1,0 +1,73 @@
+"""Rewrites what was typed into what the parser takes: configs by name, a resumed run's own config, 1e5 as 100000."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from dreamer_lightning import configfiles
+from dreamer_lightning.errors import UserError
+
+
+def with_values(function: Callable, args: list[str]) -> list[str]:
+    """Write ``1e5`` as ``100000``, and a yes/no option without a value as ``--option true``."""
+    flags = {f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.annotation in (bool, "bool")}
+    out = []
+    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        option, equals, value = arg.partition("=")
+        number = value if equals else arg
+        if re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", number) and float(number) == int(float(number)):
+            number = str(int(float(number)))
+        out.append(f"{option}={number}" if equals else number)
+        if arg in flags and following.startswith("--"):
+            out.append("true")
+    return out
+
+
+def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
+    """Find the configs, and take a resumed run's own.
+
+    Returns:
+        The arguments with absolute config paths, and the folders that classes are imported from.
+    """
+    rest, configs, resume = [], [], None
+    words = iter(args)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "--resume"):
+            value = value if equals else next(words, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{option}: needs a {'file' if option == '--config' else 'run folder'} after it")
+            configs, resume = ([*configs, value], resume) if option == "--config" else (configs, value)
+        elif option.startswith("--trainer."):
+            raise UserError(f"{option}: Fabric runs the loop, there is no Trainer; docs/from-trainer.md maps its flags")
+        else:
+            rest.append(word)
+    paths = [configfiles.find(config) for config in configs]
+    folders = list(dict.fromkeys(filter(None, map(configfiles.class_folder, paths))))
+    if name == "fit" and resume is None:
+        paths = [configfiles.find("networks.yaml"), *paths]
+    if resume is not None:
+        if configs:
+            raise UserError("--config: a resumed run keeps its own config.yaml; drop it, options such as --env_steps may extend")
+        paths, folders = [configfiles.of_run(resume, "--resume")], configfiles.class_folders_of(resume)
+        rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
+    if name == "fit":
+        if not configs and resume is None and not {"-h", "--help"} & {word.split(".")[0] for word in rest}:
+            raise UserError(f"fit needs a config: --config NAME, one of {', '.join(configfiles.shipped())}")
+        rest = [*rest, f"--import_from={json.dumps(folders)}"]
+    return [part for path in paths for part in ("--config", str(path))] + rest, folders
+
+
+def flatten(options: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested keyword options as dotted flags."""
+    flags: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            flags += flatten(value, f"{prefix}{name}.")
+        else:
+            flags.append(f"--{prefix}{name}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+    return flags

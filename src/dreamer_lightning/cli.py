@@ -1,0 +1,106 @@
+"""The command line: finds the command, parses its function's signature, prints one line when something is wrong."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from dreamer_lightning import __version__, configfiles
+from dreamer_lightning.arguments import flatten, with_configs, with_values
+from dreamer_lightning.errors import UserError
+from dreamer_lightning.explain import explain, nearest
+
+COMMANDS = {
+    "fit": "train an agent, or go on with a run (--resume DIR)",
+    "evaluate": "play episodes with a trained agent: table, video, evaluation.json",
+    "dream": "imagine from a trained agent's world model, beside reality",
+    "parity": "compare every number with recordings of the reference implementation",
+}
+EXAMPLES = """examples:
+  dreamer-lightning fit --config quickstart.yaml
+  dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3
+  dreamer-lightning evaluate --run runs/NAME --episodes 10"""
+INTERNAL = {"config_text"}  # parameters of a command that are not options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: dreamer-lightning COMMAND [options]    (COMMAND --help lists its options)\n")
+        print("\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()) + f"\n\n{EXAMPLES}")
+        return 0
+    if args[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        if args[0] not in COMMANDS:
+            raise UserError(f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}; one of {', '.join(COMMANDS)}")
+        result = call(args[0], args[1:])
+    except UserError as error:
+        print(f"dreamer-lightning: {error}", file=sys.stderr)
+        return 2
+    if isinstance(result, str):
+        print(result)
+    return result if isinstance(result, int) else 0
+
+
+def fit(*configs: str, **options: Any) -> Any:
+    """Train from Python; the same configs and options as on the command line.
+
+    Args:
+        configs: names or paths of YAML files, later ones win.
+        options: options of ``fit``; groups as dicts: ``fit("dmc.yaml", seed=3, env={"task": "cheetah_run"})``.
+
+    Returns:
+        The ``Run``: its folder and its metrics.
+
+    Raises:
+        UserError: one line that says what is wrong.
+    """
+    args = [part for config in configs for part in ("--config", str(config))]
+    return call("fit", args + flatten(options))
+
+
+def call(name: str, args: list[str]) -> Any:
+    """Parse ``args`` against the signature of a command's function and call it."""
+    function = getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
+    args, folders = with_configs(name, with_values(function, args))
+    configfiles.join_import_path(folders)
+    parser = make_parser(function, positional=name == "parity")
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed = parser.parse_args(args)
+        options = vars(parser.instantiate(parsed))
+    except ArgumentError as error:
+        raise UserError(explain(str(error), option_names(parser))) from error
+    options.pop("config", None)
+    if INTERNAL & set(inspect.signature(function).parameters):
+        options["config_text"] = parser.dump(parsed, skip_none=False)
+    return function(**options)
+
+
+def make_parser(function: Callable, positional: bool = False) -> Any:
+    """A flat parser of a function's signature (below subcommands, interpolation would ignore overrides)."""
+    from jsonargparse import ArgumentParser
+    from jsonargparse.typing import register_type
+
+    from dreamer_lightning.commands.options import Count, Duration
+
+    register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
+    register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
+    summary = (inspect.getdoc(function) or "").split("\n\n")[0]
+    prog = f"dreamer-lightning {function.__name__}"
+    parser = ArgumentParser(prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
+    parser.add_function_arguments(function, as_positional=positional, skip=set(INTERNAL))
+    return parser
+
+
+def option_names(parser: Any) -> list[str]:
+    """Every option a parser knows, as typed."""
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]

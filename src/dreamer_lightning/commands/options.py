@@ -1,0 +1,196 @@
+"""The option groups of ``fit``: plain dataclasses and two number types, parsed from YAML and dotted flags."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Count(int):
+    """A whole number that may be written ``100000``, ``1e5``, ``100K`` or ``0.1M``."""
+
+    def __new__(cls, value: Any) -> Count:
+        match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE]\+?[0-9]+)?)([KMG]?)", str(value).strip())
+        if not match:
+            raise ValueError(f"expected a whole number such as 100000, 1e5 or 100K, got '{value}'")
+        number = float(match[1]) * SUFFIXES[match[2]]
+        if number != int(number):
+            raise ValueError(f"expected a whole number, got {value}")
+        return super().__new__(cls, int(number))
+
+
+class Duration(float):
+    """Seconds, which may be written ``90``, ``90s``, ``10m``, ``2h``, ``1d`` or ``HH:MM:SS``."""
+
+    def __new__(cls, value: Any) -> Duration:
+        text = str(value).strip()
+        if re.fullmatch(r"\d+:\d\d:\d\d", text):
+            hours, minutes, seconds = map(int, text.split(":"))
+            return super().__new__(cls, hours * 3600 + minutes * 60 + seconds)
+        match = re.fullmatch(r"([0-9]+\.?[0-9]*)([smhd]?)", text)
+        if not match:
+            raise ValueError(f"expected a time such as 90s, 10m, 2h or 01:30:00, got '{value}'")
+        return super().__new__(cls, float(match[1]) * SECONDS[match[2]])
+
+
+@dataclass
+class LossOptions:
+    """Scales and coefficients of the losses.
+
+    Args:
+        recon: scale of each reconstruction loss (one per decoded observation).
+        reward: scale of the reward loss.
+        cont: scale of the continue loss.
+        dyn: scale of the dynamics loss, KL(sg(post) || prior).
+        rep: scale of the representation loss, KL(post || sg(prior)).
+        policy: scale of the policy loss.
+        value: scale of the value loss on dreams.
+        repval: scale of the value loss on replayed states.
+        horizon: effective horizon in agent steps, 1/(1-gamma).
+        lam: lambda of the lambda-returns, 0 (one step) to 1 (whole trajectory).
+        actent: entropy bonus of the policy, per nat.
+        slowreg: weight of the value's pull towards the slow critic.
+        slow_rate: fraction of the critic that moves into the slow critic at each update.
+        slowtar: bootstrap dreamed returns from the slow critic instead of the critic.
+        gradient_mix: share of the score function when actor_gradient is mix, 0 to 1.
+        contdisc: the continue head learns the discount too, which then is not applied again in dreams.
+        reward_grad: the reward loss shapes the latents.
+    """
+
+    recon: float = 1.0
+    reward: float = 1.0
+    cont: float = 1.0
+    dyn: float = 1.0
+    rep: float = 0.1
+    policy: float = 1.0
+    value: float = 1.0
+    repval: float = 0.3
+    horizon: float = 333.0
+    lam: float = 0.95
+    actent: float = 3e-4
+    slowreg: float = 1.0
+    slow_rate: float = 0.02
+    slowtar: bool = False
+    gradient_mix: float = 0.1
+    contdisc: bool = True
+    reward_grad: bool = True
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Factor on each loss; ``recon`` holds for every decoded observation."""
+        names = ("recon", "reward", "cont", "dyn", "rep", "policy", "value", "repval")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class ReplayOptions:
+    """The replay buffer.
+
+    Args:
+        capacity: most records kept, over all environments of a rank (1e6, 500K).
+        capacity_gb: most gigabytes kept; the smaller of the two limits wins. None: no such limit.
+        online: train on fresh sequences once, right after they are collected, before uniform ones.
+        storage: memory, or memmap (files below the run folder).
+    """
+
+    capacity: Count = Count(5_000_000)
+    capacity_gb: float | None = None
+    online: bool = True
+    storage: Literal["memory", "memmap"] = "memory"
+
+
+@dataclass
+class CollectorOptions:
+    """How environment steps are gathered.
+
+    Args:
+        backend: serial (environments in this process) or process (one worker process each).
+        device: where the policy acts, such as cpu; None: where the model trains.
+    """
+
+    backend: Literal["serial", "process"] = "serial"
+    device: str | None = None
+
+
+@dataclass
+class EvaluationOptions:
+    """Evaluation in a separate environment, greedy and sampled.
+
+    Args:
+        every: env steps between two evaluations; 0 turns evaluation off.
+        episodes: episodes per evaluation, of each kind.
+        video: write a video of the first greedy episode where rendering works.
+        alarm_after: evaluations running above gap_alarm until the warning.
+    """
+
+    every: Count = Count(25_000)
+    episodes: int = 5
+    video: bool = True
+    alarm_after: int = 3
+
+
+@dataclass
+class CheckpointOptions:
+    """Checkpoints in ``checkpoints/`` of the run folder.
+
+    Args:
+        every: env steps between two checkpoints.
+        keep: newest checkpoints kept, beside the best by evaluation.
+        replay: save the replay buffer too, so that a resumed run trains on.
+    """
+
+    every: Count = Count(25_000)
+    keep: int = 2
+    replay: bool = True
+
+
+@dataclass
+class FabricOptions:
+    """Lightning Fabric, under Fabric's own names.
+
+    Args:
+        accelerator: auto (cuda if there is one, else cpu), cpu, cuda or mps.
+        devices: number of devices, or auto (one).
+        num_nodes: machines.
+        strategy: auto, ddp or any other of Fabric's.
+        precision: auto (bf16-mixed on GPUs that have bf16, else 32-true), or any of Fabric's.
+        loggers: further Fabric loggers by class_path, such as TensorBoardLogger.
+        callbacks: further callbacks by class_path.
+        plugins: Fabric plugins by class_path.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | int = "auto"
+    loggers: list[Any] | None = None
+    callbacks: list[Any] | None = None
+    plugins: list[Any] | None = None
+
+
+@dataclass
+class WandbOptions:
+    """Weights & Biases.
+
+    Args:
+        mode: auto (online when logged in, else offline), online, offline or disabled; WANDB_MODE wins.
+        project: project name.
+        entity: user or team.
+        group: group name; None: task and size.
+        name: run name; None: task-size-seed.
+        tags: further tags.
+        videos: upload videos.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "dreamer-lightning"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: list[str] | None = None
+    videos: bool = True

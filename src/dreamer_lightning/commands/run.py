@@ -1,0 +1,40 @@
+"""A finished or running training run, as the Python door returns it."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def number(text: str) -> float | str | None:
+    """A cell of metrics.csv: a number, None if empty, or its text."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Args:
+        dir: the folder: config.yaml, metrics.csv, checkpoints/, videos/, plots/.
+    """
+
+    dir: Path
+
+    @property
+    def metrics(self) -> list[dict[str, float | str | None]]:
+        """The rows of metrics.csv, oldest first; cells that a row does not have are None."""
+        path = self.dir / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [{key: number(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+    def series(self, name: str, x: str = "env_step") -> tuple[list[float], list[float]]:
+        """One metric over time: its clock's values and its own, where it was logged."""
+        rows = [(row[x], row[name]) for row in self.metrics if isinstance(row.get(name), float)]
+        return [float(row[0]) for row in rows], [float(row[1]) for row in rows]

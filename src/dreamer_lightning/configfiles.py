@@ -1,0 +1,73 @@
+"""Finds the YAML files that configs are made of: a path as given, then the packaged ones, then the clone's."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+from dreamer_lightning.errors import UserError
+
+PACKAGED = Path(__file__).resolve().parent / "configs"
+CLONE = Path(__file__).resolve().parents[2] / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the configs that come with the package, such as ``dmc.yaml`` and ``size/12m.yaml``."""
+    root = PACKAGED if PACKAGED.is_dir() else CLONE
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The absolute path of a config.
+
+    Args:
+        name: a path, or the name of a shipped config; ``.yaml`` may be left out.
+
+    Raises:
+        UserError: nothing of that name; says where it was looked for.
+    """
+    given = Path(name).expanduser()
+    for path in (given, PACKAGED / name, CLONE / name):
+        for candidate in (path, path.with_name(path.name + ".yaml")):
+            if candidate.is_file():
+                return candidate.resolve()
+    near = difflib.get_close_matches(name, shipped(), 3, 0.5) or shipped()
+    folders = f"{Path.cwd() if not given.is_absolute() else given.parent} and the shipped configs"
+    raise UserError(f"--config: no file '{name}' (looked in {folders}), did you mean {' or '.join(near)}?")
+
+
+def class_folder(config: Path) -> str | None:
+    """The folder that a config's own classes are imported from; None for the shipped configs, which have none."""
+    shipped_roots = (PACKAGED, CLONE)
+    return None if any(config.is_relative_to(root) for root in shipped_roots) else str(config.parent)
+
+
+def join_import_path(folders: list[str]) -> None:
+    """Make the classes beside configs importable, here and in the worker processes, which inherit ``sys.path``."""
+    for folder in reversed(folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+
+
+def of_run(folder: str, option: str) -> Path:
+    """The config of a run folder.
+
+    Args:
+        folder: the run folder.
+        option: named in the error, such as ``--resume``.
+
+    Raises:
+        UserError: it is not a run folder.
+    """
+    path = Path(folder).expanduser() / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{option}: '{folder}' is not a run folder (it has no config.yaml)")
+    return path.resolve()
+
+
+def class_folders_of(folder: str) -> list[str]:
+    """The folders that a run's own classes came from, as its config remembers them."""
+    import yaml
+
+    return list(yaml.safe_load((Path(folder).expanduser() / "config.yaml").read_text()).get("import_from") or [])

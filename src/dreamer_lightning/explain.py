@@ -1,0 +1,64 @@
+"""Turns the parser's long errors into one line: which option, what is wrong, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from importlib import import_module
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`` (did you mean a or b?)``, or nothing when no choice is close."""
+    near = difflib.get_close_matches(word, list(choices), 3, 0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """One line for one parser error.
+
+    Args:
+        message: the parser's error, possibly of many lines.
+        options: the options that exist, such as ``--env_steps``.
+    """
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
+    if unknown:
+        option = unknown[1].split("=")[0]
+        return f"unknown option {option}{nearest(option, options)}; --help lists all"
+    keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
+    option = "--" + ".".join(keys) if keys else "options"
+    refused = re.search(r"Option '([^']+)' is not accepted", message)
+    if refused:
+        classes = re.findall(r"class_path[ =]'([\w.]+)'", message)
+        accepted = accepted_options(classes[0]) if classes else []
+        owner = f"{classes[0].rpartition('.')[2]} has no" if classes else "no such"
+        return f"{option}.{refused[1]}: {owner} option '{refused[1]}'{nearest(refused[1], accepted)}" + (
+            f"; it has {', '.join(accepted)}" if accepted else ""
+        )
+    return f"{option}: {last_cause(message)}"
+
+
+def accepted_options(class_path: str) -> list[str]:
+    """Keyword options of a class, by its dotted path; empty if it cannot be imported."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
+    return [p.name for p in parameters.values() if p.default is not p.empty]
+
+
+def last_cause(message: str) -> str:
+    """The most telling line of a nested parser error, in plain words."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    causes = r"Expected|Not of type|No module|Import|File does not|.*Got value"
+    telling = [line for line in lines if re.match(causes, line)]
+    telling = [line for line in telling if "NoneType" not in line] or telling or lines[-1:]
+    text = re.sub(r"Not of type \w+: ", "", telling[0])
+    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
+    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), text)
+    given = re.search(r"Given value: (.*)", message)
+    if given and "got" not in text.lower():
+        text = f"{text}, got {given[1]}"
+    return re.sub(r"^Expected an? ", "expected ", text).replace(". Got value: ", ", got ")
