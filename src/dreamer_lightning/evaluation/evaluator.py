@@ -1,0 +1,152 @@
+"""Evaluation on a schedule: real episodes, greedy and sampled, then the same episodes dreamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.evaluation.gap import (
+    ERROR_STEPS,
+    RETURN_STEPS,
+    GapAlarm,
+    choose_starts,
+    remaining,
+    return_metrics,
+    stack_actions,
+    stack_states,
+    to_dreams,
+    value_gap,
+)
+from dreamer_lightning.evaluation.openloop import error_metrics
+from dreamer_lightning.evaluation.rollout import Episode, device_of, own_randomness, rollout
+
+
+@dataclass
+class Evaluation:
+    """What one evaluation found: metrics by name, and the episodes behind them (greedy ones first)."""
+
+    metrics: dict[str, float]
+    episodes: list[Episode]
+
+    def __iter__(self):
+        return iter((self.metrics, self.episodes))
+
+
+class Evaluator:
+    """Plays episodes apart from training, and compares the agent's dreams with them.
+
+    Every evaluation starts from the same seeds and draws from its own generator, so that two of them differ by the
+    agent alone and training is not disturbed.
+
+    Args:
+        env_factory: makes the evaluation environments.
+        episodes: greedy ones, and as many sampled ones.
+        seed: of the environments (kept apart from the training ones) and of the draws.
+        num_envs: episodes played at once; 0: as many as there are episodes, 8 at most.
+        backend: environments in this process, or in worker processes.
+        starts: states from which the sampled episodes are dreamed; 0 switches the comparison off.
+        gap_alarm: largest acceptable ``gap/return``, as a fraction of the size of the real return.
+        alarm_after: evaluations running above it until the warning.
+        max_length: agent steps after which an endless episode is cut.
+    """
+
+    def __init__(
+        self,
+        env_factory: EnvFactory,
+        episodes: int = 4,
+        seed: int = 0,
+        num_envs: int = 0,
+        backend: Literal["serial", "process"] = "serial",
+        starts: int = 64,
+        gap_alarm: float = 0.5,
+        alarm_after: int = 3,
+        max_length: int = 30_000,
+    ):
+        self.env_factory, self.episodes, self.seed = env_factory, episodes, seed
+        self.num_envs = min(num_envs or 8, episodes)
+        self.backend, self.starts, self.max_length = backend, starts, max_length
+        self.alarm = GapAlarm(gap_alarm, alarm_after)
+
+    def evaluate(self, dreamer) -> Evaluation:
+        """Plays ``episodes`` greedy and as many sampled episodes, dreams the sampled ones, minds the alarm.
+
+        Returns:
+            Metrics ``eval/*``, ``gap/*``, ``openloop/*``, and the episodes.
+        """
+        with own_randomness():
+            generator = torch.Generator(device_of(dreamer)).manual_seed(self.seed)
+            greedy = self.play(dreamer, generator, greedy=True)
+            sampled = self.play(dreamer, generator, greedy=False)
+            metrics = {**score_metrics("greedy", greedy), **score_metrics("sampled", sampled)}
+            if self.starts:
+                metrics.update(compare(dreamer, sampled, self.starts, generator))
+                metrics["gap/alarm"] = float(self.alarm.update(metrics))
+        return Evaluation(metrics, greedy + sampled)
+
+    def play(self, dreamer, generator: torch.Generator, greedy: bool) -> list[Episode]:
+        """The episodes of one kind."""
+        env = make_batched(self.env_factory, self.num_envs, self.seed + 77_777, self.backend)
+        try:
+            return rollout(dreamer, env, self.episodes, greedy, generator, max_length=self.max_length)
+        finally:
+            env.close()
+
+    def state_dict(self) -> dict[str, int]:
+        return self.alarm.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.alarm.load_state_dict(state)
+
+
+def score_metrics(kind: str, episodes: list[Episode]) -> dict[str, float]:
+    """``eval/<kind>_score`` and ``_length`` (means), ``_std``, ``_min`` and ``_max`` of the scores."""
+    scores = np.array([episode.score for episode in episodes])
+    return {
+        f"eval/{kind}_score": float(scores.mean()),
+        f"eval/{kind}_length": float(np.mean([episode.length for episode in episodes])),
+        f"eval/{kind}_std": float(scores.std()),
+        f"eval/{kind}_min": float(scores.min()),
+        f"eval/{kind}_max": float(scores.max()),
+    }
+
+
+@torch.no_grad()
+def compare(dreamer, episodes: list[Episode], count: int, generator: torch.Generator | None) -> dict[str, float]:
+    """``gap/*`` and ``openloop/*`` of sampled episodes.
+
+    Args:
+        dreamer: the agent that played them.
+        episodes: played with sampled actions, as the dream under the policy samples them too.
+        count: start points over all episodes.
+        generator: draws the dreams.
+    """
+    starts = choose_starts(episodes, count)
+    device, discount = device_of(dreamer), 1 - 1 / dreamer.world_model.horizon
+    contdisc = dreamer.world_model.contdisc
+    state = stack_states(starts, device)
+    reach = min(max(ERROR_STEPS), int(remaining(starts).max()))
+    actions = stack_actions(starts, reach, device)
+    same = dreamer.imagine(state, reach, actions=actions, generator=generator, decode=False)
+    free = dreamer.imagine(state, max(RETURN_STEPS), generator=generator, decode=False)
+    same_dreams, free_dreams = (to_dreams(imagined, discount, contdisc) for imagined in (same, free))
+    metrics = return_metrics(starts, free_dreams, same_dreams, discount)
+    final = _final_values(dreamer, episodes, generator)
+    final = np.array([final[id(start.episode)] for start in starts])
+    metrics["gap/value"] = value_gap(starts, free_dreams.value[:, 0], final, discount)
+    decoded = {k: dreamer.reconstruct(same.latent.map(lambda x, k=k: x[:, k])) for k in ERROR_STEPS if k <= reach}
+    cont = same_dreams.survive / discount
+    return {**metrics, **error_metrics(dreamer.specs, starts, decoded, same_dreams.reward, cont)}
+
+
+def _final_values(dreamer, episodes: list[Episode], generator) -> dict[int, float]:
+    """The critic at each episode's last observation, by the episode's id."""
+    states = [{**episode.last, "prev_action": torch.from_numpy(episode.action[-1])} for episode in episodes]
+    device = device_of(dreamer)
+    state = {key: torch.stack([state[key] for state in states]).to(device) for key in states[0]}
+    value = dreamer.imagine(state, 1, generator=generator, decode=False).value[:, 0]
+    return {id(episode): float(v) for episode, v in zip(episodes, value.tolist(), strict=True)}

@@ -1,0 +1,195 @@
+"""Dream against reality: what the model promises from an episode's own latents, beside what happened.
+
+From start ``t`` of a real episode with rewards ``r``, and a dream of it with rewards ``r^`` and continues ``c^``::
+
+    real_k(t)    = sum_{j=1..k} gamma^(j-1) r_{t+j}                       (nothing after a terminal state)
+    dreamed_k(t) = sum_{j=1..k} ( prod_{1<=i<j} c^_i ) r^_j               (c^ contains gamma)
+    gap@k        = mean over starts of dreamed_k - real_k
+
+A policy that exploits its own model shows here first: the dream under the policy promises more than the world pays.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer_lightning.evaluation.rollout import Episode
+
+logger = logging.getLogger("dreamer_lightning")
+
+RETURN_STEPS = (15, 50)  # gap/return@k
+ERROR_STEPS = (1, 5, 15, 50)  # openloop/*_error@k
+
+
+class Start(NamedTuple):
+    """One start point: a time of an episode."""
+
+    episode: Episode
+    time: int
+
+
+def choose_starts(episodes: list[Episode], count: int) -> list[Start]:
+    """About ``count`` start points, spread evenly over each episode's kept steps (the last observation excluded)."""
+    share = max(1, count // max(1, len(episodes)))
+    starts = []
+    for episode in episodes:
+        last = min(episode.kept, episode.length) - 1
+        times = np.unique(np.linspace(0, last, min(share, last + 1)).round().astype(int))
+        starts += [Start(episode, int(time)) for time in times]
+    return starts
+
+
+def stack_states(starts: list[Start], device: torch.device) -> dict[str, Tensor]:
+    """Policy states [n, ...] of the start points."""
+    states = [start.episode.state(start.time) for start in starts]
+    return {key: torch.stack([state[key] for state in states]).to(device) for key in states[0]}
+
+
+def stack_actions(starts: list[Start], length: int, device: torch.device) -> Tensor:
+    """The actions really taken from each start, [n, length, a], zeros after the episode's end."""
+    actions = np.zeros((len(starts), length, starts[0].episode.action.shape[1]), np.float32)
+    for row, (episode, time) in zip(actions, starts, strict=True):
+        taken = episode.action[time : time + length]
+        row[: len(taken)] = taken
+    return torch.from_numpy(actions).to(device)
+
+
+def remaining(starts: list[Start]) -> np.ndarray:
+    """Steps from each start to the episode's end, [n]."""
+    return np.array([episode.length - time for episode, time in starts])
+
+
+def ends_terminal(starts: list[Start]) -> np.ndarray:
+    return np.array([start.episode.terminated for start in starts])
+
+
+def real_returns(starts: list[Start], discount: float, steps: int | None = None) -> np.ndarray:
+    """Discounted return of ``steps`` steps (None: to the episode's end) from each start, [n]."""
+    totals = []
+    for episode, time in starts:
+        end = None if steps is None else time + 1 + steps
+        rewards = episode.reward[time + 1 : end].astype(np.float64)
+        totals.append(float((rewards * discount ** np.arange(len(rewards))).sum()))
+    return np.array(totals)
+
+
+def dreamed_returns(reward: np.ndarray, survive: np.ndarray, steps: int) -> np.ndarray:
+    """Discounted return of ``steps`` imagined steps, [n].
+
+    Args:
+        reward: predicted rewards [n, h+1], element 0 belongs to the start and is not counted.
+        survive: predicted continue times discount at each state [n, h+1].
+        steps: how many, at most h.
+    """
+    weights = np.cumprod(np.concatenate([np.ones_like(survive[:, :1]), survive[:, 1:steps]], 1), 1)
+    return (weights * reward[:, 1 : steps + 1]).sum(1)
+
+
+@dataclass
+class Dreams:
+    """Imagined trajectories as numpy, reward, survive and value [n, h+1]; ``survive`` = continue times discount."""
+
+    reward: np.ndarray
+    survive: np.ndarray
+    value: np.ndarray
+
+
+def to_dreams(imagined, discount: float, cont_discounted: bool) -> Dreams:
+    """Args: imagined from ``Dreamer.imagine``; cont_discounted: the continue head already contains the discount."""
+    cont = imagined.cont.double().cpu().numpy()
+    return Dreams(
+        reward=imagined.reward.double().cpu().numpy(),
+        survive=cont if cont_discounted else cont * discount,
+        value=imagined.value.double().cpu().numpy(),
+    )
+
+
+def return_gaps(starts: list[Start], dreams: Dreams, discount: float, steps: int, past_end: bool) -> np.ndarray:
+    """[m, 2] dreamed and real returns over ``steps`` steps of the starts that have them.
+
+    Args:
+        past_end: also starts less than ``steps`` before a terminal state (the world pays nothing after it); for dreams
+            under the real actions there is no action after it, so those are left out.
+    """
+    valid = remaining(starts) >= steps
+    if past_end:
+        valid |= ends_terminal(starts)
+    if not valid.any() or steps > dreams.reward.shape[1] - 1:
+        return np.zeros((0, 2))
+    real = real_returns(starts, discount, steps)
+    return np.stack([dreamed_returns(dreams.reward, dreams.survive, steps), real], 1)[valid]
+
+
+def return_metrics(starts: list[Start], policy: Dreams, actions: Dreams, discount: float) -> dict[str, float]:
+    """``gap/return@k`` (under the policy), ``gap/return_actions@k`` (under the real actions), and ``gap/return``.
+
+    ``gap/return`` is the policy's gap over 50 steps, or over the longest stretch that the episodes have;
+    ``gap/real_return`` is the mean size (absolute value) of the real return over the same steps.
+    """
+    metrics: dict[str, float] = {}
+    for steps in RETURN_STEPS:
+        for name, dreams, past_end in (("return", policy, True), ("return_actions", actions, False)):
+            pairs = return_gaps(starts, dreams, discount, steps, past_end)
+            if len(pairs):
+                metrics[f"gap/{name}@{steps}"] = float((pairs[:, 0] - pairs[:, 1]).mean())
+    reach = max(RETURN_STEPS) if ends_terminal(starts).any() else int(remaining(starts).max())
+    steps = min(max(RETURN_STEPS), reach, policy.reward.shape[1] - 1)
+    pairs = return_gaps(starts, policy, discount, steps, past_end=True)
+    metrics["gap/return"] = float((pairs[:, 0] - pairs[:, 1]).mean())
+    metrics["gap/real_return"] = float(np.abs(pairs[:, 1]).mean())
+    return metrics
+
+
+def value_gap(starts: list[Start], value: np.ndarray, final_value: np.ndarray, discount: float) -> float:
+    """``gap/value``: mean of critic minus real discounted return to the episode's end.
+
+    Args:
+        value: critic at the starts [n].
+        final_value: critic at the last observation of each start's episode [n]: a time limit cuts the world's payments,
+            not its worth, so truncated episodes end with it; terminated ones with 0.
+    """
+    tail = np.where(ends_terminal(starts), 0.0, final_value) * discount ** remaining(starts)
+    return float((value - real_returns(starts, discount) - tail).mean())
+
+
+class GapAlarm:
+    """Warns once when the dream promises too much three evaluations running.
+
+    Args:
+        fraction: largest acceptable ``gap/return``, as a fraction of the mean size of the real return (0.2 at least).
+        patience: evaluations running.
+    """
+
+    def __init__(self, fraction: float = 0.5, patience: int = 3):
+        self.fraction, self.patience = fraction, patience
+        self.count, self.warned = 0, False
+
+    def update(self, metrics: dict[str, float]) -> bool:
+        """Counts one evaluation; True when this one raised the warning."""
+        if "gap/return" not in metrics:
+            return False
+        gap, real = metrics["gap/return"], metrics["gap/real_return"]
+        limit = self.fraction * max(real, 0.2)
+        self.count = self.count + 1 if gap > limit else 0
+        if self.warned or self.count < self.patience:
+            return False
+        self.warned = True
+        logger.warning(
+            "gap/return: dreams promised %.3g more than the world paid (%.3g; gap_alarm %g allows %.3g) in %d evaluations "
+            "running: the policy may be exploiting its model. Options that help: a shorter imag_length, value_aware: latents, "
+            "a higher train_ratio, a larger size.",
+            gap, real, self.fraction, limit, self.count,
+        )  # fmt: skip
+        return True
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count, "warned": int(self.warned)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count, self.warned = int(state["count"]), bool(state["warned"])

@@ -1,0 +1,133 @@
+"""Pictures of dreams: video rows of truth, model and error for images; plots with a band of futures for vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dreamer_lightning.evaluation.openloop import OpenLoop
+from dreamer_lightning.types import Specs
+
+GREEN, RED = (0, 160, 60), (200, 40, 40)
+BORDER = 2  # pixels around each panel
+
+
+def image_keys(specs: Specs, dream: OpenLoop) -> list[str]:
+    return [key for key in dream.dream if key in specs.obs and specs.obs[key].image]
+
+
+def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None) -> np.ndarray:
+    """Frames [T, height, width, 3] uint8: rows truth, model, error; a column for each future of each dream.
+
+    Steps that the model saw have a green border, imagined ones a red one. The error is (model - truth + 1) / 2: grey is
+    right. Where the episode had ended the truth is black.
+
+    Args:
+        dreams: of equal length and context.
+        key: the image.
+        scale: enlargement; None makes panels about 128 pixels high.
+    """
+    columns = [_panels(dream.truth[key], future, dream.context) for dream in dreams for future in dream.dream[key]]
+    video = np.concatenate(columns, 2)  # [T, 3 rows * height, columns * width, 3]
+    scale = scale or max(1, 128 // dreams[0].truth[key].shape[1])
+    return video.repeat(scale, 1).repeat(scale, 2)
+
+
+def _panels(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
+    known = ~np.isnan(truth)
+    error = np.where(known, (model - np.nan_to_num(truth) + 1) / 2, 0.5)
+    return np.concatenate([_frame(x, context) for x in (np.nan_to_num(truth), model, error)], 1)
+
+
+def _frame(images: np.ndarray, context: int) -> np.ndarray:
+    """[T, h, w, c] in [0, 1] -> uint8 RGB with the border that tells seen from imagined."""
+    images = images if images.shape[-1] == 3 else images[..., -1:].repeat(3, -1)
+    out = np.empty((len(images), images.shape[1] + 2 * BORDER, images.shape[2] + 2 * BORDER, 3), np.uint8)
+    out[:context], out[context:] = GREEN, RED
+    out[:, BORDER:-BORDER, BORDER:-BORDER] = (images.clip(0, 1) * 255).round().astype(np.uint8)
+    return out
+
+
+def write_video(path: Path, frames: np.ndarray | list[np.ndarray], fps: int = 20) -> Path:
+    """Writes frames [T, height, width, 3] uint8 as H.264, cut to even sizes, and returns the path."""
+    frames = np.asarray(frames)
+    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with imageio.get_writer(path, fps=fps, macro_block_size=1, codec="libx264", pixelformat="yuv420p") as writer:
+        for frame in frames:
+            writer.append_data(frame)
+    return path
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    """Writes one picture [height, width, 3] uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, image)
+    return path
+
+
+def film_strip(video: np.ndarray, count: int = 8) -> np.ndarray:
+    """``count`` moments of a video side by side, [height, count * width, 3]."""
+    times = np.linspace(0, len(video) - 1, min(count, len(video))).round().astype(int)
+    return np.concatenate(list(video[times]), 1)
+
+
+def vector_lines(specs: Specs, dream: OpenLoop, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """The ``count`` liveliest vector dimensions as (name, truth [T], futures [samples, T])."""
+    lines = []
+    for key in (k for k in dream.dream if k in specs.obs and not specs.obs[k].image):
+        truth = dream.truth[key].reshape(len(dream.truth[key]), -1)
+        model = dream.dream[key].reshape(len(dream.dream[key]), len(truth), -1)
+        for i in range(truth.shape[1]):
+            name = key if truth.shape[1] == 1 else f"{key}[{i}]"
+            lines.append((name, truth[:, i], model[:, :, i]))
+    spread = [float(np.nanstd(truth)) / (1e-3 + float(np.nanmean(np.abs(truth)))) for _, truth, _ in lines]
+    best = sorted(sorted(range(len(lines)), key=lambda i: -spread[i])[:count])
+    return [lines[i] for i in best]
+
+
+def dream_figure(specs: Specs, dream: OpenLoop, title: str = "", dims: int = 6) -> Figure:
+    """Truth, the mean future and the band of futures (10 to 90%) over time, for vectors, reward and continue."""
+    lines = vector_lines(specs, dream, dims)
+    lines += [(name, dream.truth[name], dream.dream[name]) for name in ("reward", "cont")]
+    lines.append(("value", np.full(dream.dream["value"].shape[1], np.nan), dream.dream["value"]))
+    columns = 3
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.3 * rows + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    steps = np.arange(dream.dream["reward"].shape[1]) - (dream.context - 1)
+    for axis, (name, truth, model) in zip(axes, lines, strict=False):
+        _draw(axis, steps, name, truth, model)
+    for axis in list(axes)[len(lines) :]:
+        axis.set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title or "open loop: the model sees the green steps and dreams the rest")
+    return figure
+
+
+def _draw(axis, steps: np.ndarray, name: str, truth: np.ndarray, model: np.ndarray) -> None:
+    model = model.reshape(len(model), -1)
+    axis.axvspan(steps[0], 0, color="tab:green", alpha=0.12, lw=0, label="seen")
+    if len(model) > 1:
+        low, high = np.quantile(model, [0.1, 0.9], axis=0)
+        axis.fill_between(steps, low, high, color="tab:red", alpha=0.25, lw=0, label="futures, 10 to 90%")
+        axis.plot(steps, model.T, color="tab:red", alpha=0.25, lw=0.6)
+    axis.plot(steps, model.mean(0), color="tab:red", lw=1.5, label="dream (mean)")
+    if not np.isnan(truth).all():
+        axis.plot(steps, truth.reshape(-1), color="black", lw=1.2, ls="--", label="truth")
+    axis.set_title(name, fontsize=10)
+    axis.tick_params(labelsize=8)
+    if name == "cont":
+        axis.set_ylim(-0.05, 1.1)
+
+
+def save_figure(path: Path, figure: Figure) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
