@@ -22,9 +22,9 @@ What one episode of three actions looks like, for observations x0..x3 (x3 is the
     is_terminal      False        False        False        terminated    False
     latent           l0           l1           l2           0             m0
 
-A record holds what was seen together: an observation, the reward that arrived with it, the action that led to it and the
-latent that the policy computed from it. The reward of wire step t belongs to record t+1, which may lie in the collector's
-next batch: the last reward of each stream is carried from call to call.
+A record holds what was seen together: an observation, the reward that arrived with it, the action that led to it and
+the latent that the policy computed from it. The reward of wire step t belongs to record t+1, which may lie in the
+collector's next batch: the last reward of each stream is carried from call to call.
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ def initial_carry(num_envs: int) -> Carry:
 
 def observation_keys(wire: TensorDictBase) -> list[str]:
     """Names of the wire's observations: every other entry at the root that also arrives under ``next``."""
-    arriving = set(wire.get("next").keys())
-    return sorted(
-        key for key in wire.keys() if key in arriving and key not in _NOT_OBS and not key.startswith((LOG_PREFIX, "_"))
-    )
+    shared = set(wire.keys()) & set(wire.get("next").keys())
+    return sorted(key for key in shared - _NOT_OBS if not key.startswith((LOG_PREFIX, "_")))
 
 
 def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[TensorDict, Carry]:

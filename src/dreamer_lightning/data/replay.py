@@ -191,8 +191,8 @@ class Replay:
         """Draw a batch of windows.
 
         Returns:
-            records [batch_size, length] with ``"index"`` [batch_size, length] int64. Element 0 has ``is_first`` (it is the
-            context step); ``is_last`` holds wherever the next record begins an episode, so also where one was abandoned.
+            records [batch_size, length] with ``"index"`` [batch_size, length] int64. Element 0 has ``is_first`` (it is
+            the context step); ``is_last`` holds wherever the next record begins an episode, also after an abandoned one.
 
         Raises:
             RuntimeError: no stream holds a whole window yet.

@@ -76,8 +76,8 @@ class Storage:
         if needed > free:
             place, way = ("disk space", "") if self.kind == "memmap" else ("memory", ", or use replay.storage memmap")
             raise UserError(
-                f"replay.capacity: {slots} steps need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of {place} are free; "
-                f"lower replay.capacity or set replay.capacity_gb{way}"
+                f"replay.capacity: {slots} steps need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of {place} are "
+                f"free; lower replay.capacity or set replay.capacity_gb{way}"
             )
         for key, value in rows.items():
             shape = (slots, *value.shape[1:])

@@ -1,0 +1,132 @@
+"""The collector: TorchRL's, with the recurrent policy whose state travels through the environment's primers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from dreamer_lightning.types import LATENT, PREV_ACTION, Specs
+
+Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
+LATENTS = ("deter", "stoch")
+
+
+class CollectorPolicy(TensorDictModuleBase):
+    """The acting step as a TensorDict module.
+
+    It reads the observations, ``is_init`` and the state before the step at the root, and writes ``action`` and, below
+    ``next``, the state after it. The agent is called, not owned: its weights are always the current ones.
+
+    Args:
+        act: ``(obs, state, is_first, generator) -> (action [n, a], state)``, as ``Dreamer.act``.
+        specs: the environment's spaces; their observations are handed to ``act``.
+        generator: source of the acting noise, on the agent's device.
+        device: the agent's device; environments live on the CPU. None: the CPU.
+    """
+
+    def __init__(
+        self,
+        act: Act,
+        specs: Specs,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self._act, self._names, self._generator, self._device = act, list(specs.obs), generator, device
+        self.in_keys = [*self._names, "is_init", *((LATENT, name) for name in LATENTS), PREV_ACTION]
+        self.out_keys = ["action", *(("next", LATENT, name) for name in LATENTS), ("next", PREV_ACTION)]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        latent = tensordict.get(LATENT)
+        obs = {name: self._in(tensordict.get(name)) for name in self._names}
+        state = {name: self._in(latent.get(name)) for name in LATENTS}
+        state[PREV_ACTION] = self._in(tensordict.get(PREV_ACTION))
+        is_first = self._in(tensordict.get("is_init").squeeze(-1))
+        action, state = self._act(obs, state, is_first, self._generator)
+        size = tensordict.batch_size
+        action = self._out(action)
+        latent = TensorDict({name: self._out(state[name]) for name in LATENTS}, size)
+        tensordict.set("action", action)
+        tensordict.set("next", TensorDict({LATENT: latent, PREV_ACTION: action}, size))
+        return tensordict
+
+    def _in(self, value: Tensor) -> Tensor:
+        return value if self._device is None else value.to(self._device, non_blocking=True)
+
+    def _out(self, value: Tensor) -> Tensor:
+        return value if self._device is None else value.cpu()
+
+
+def primers(initial: Mapping[str, Tensor]) -> dict[str | tuple[str, str], tuple[tuple[int, ...], torch.dtype]]:
+    """What ``make_batched`` must carry for a policy.
+
+    Args:
+        initial: the policy's state [n, ...] before the first step, as ``Dreamer.initial(n)``.
+    """
+    key = {PREV_ACTION: PREV_ACTION, **{name: (LATENT, name) for name in LATENTS}}
+    return {key[name]: (tuple(value.shape[1:]), value.dtype) for name, value in initial.items()}
+
+
+def make_collector(env: EnvBase, policy: CollectorPolicy, steps: int = 1) -> Collector:
+    """TorchRL's collector over a batch of environments (stepped in this process or in workers: ``make_batched``).
+
+    Args:
+        env: batch size [num_envs], with ``is_init`` and the policy's primers.
+        policy: acts.
+        steps: decisions of each environment in one batch.
+
+    Returns:
+        An endless iterator over wires [num_envs, steps]; ``shutdown()`` ends it.
+    """
+    return Collector(
+        env,
+        policy,
+        frames_per_batch=steps * env.batch_size.numel(),
+        total_frames=-1,
+        trust_policy=True,
+        track_traj_ids=False,
+        no_cuda_sync=True,
+        use_buffers=False,
+    )
+
+
+def carried_state(collector: Collector) -> dict:
+    """What the collector carries from batch to batch (observation, latents, flags) as a plain tree of tensors."""
+    return _plain(collector._carrier)
+
+
+def set_carried_state(collector: Collector, state: Mapping) -> None:
+    """Go on from a carried state; the environments' own states are restored elsewhere.
+
+    Args:
+        state: what ``carried_state`` gave, for the same number of environments.
+
+    Raises:
+        ValueError: the state belongs to other environments or another policy.
+    """
+    for key, value in _leaves(state):
+        held = collector._carrier.get(key, None)
+        if held is None or held.shape != value.shape:
+            raise ValueError(
+                f"carried state: {key} is {tuple(value.shape)} in the checkpoint and "
+                f"{None if held is None else tuple(held.shape)} here"
+            )
+    for key, value in _leaves(state):
+        collector._carrier.set(key, value.clone())
+
+
+def _plain(tree: TensorDictBase) -> dict:
+    return {key: _plain(value) if isinstance(value, TensorDictBase) else value.clone() for key, value in tree.items()}
+
+
+def _leaves(tree: Mapping, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Tensor]]:
+    leaves = []
+    for key, value in tree.items():
+        leaves += _leaves(value, (*prefix, key)) if isinstance(value, Mapping) else [((*prefix, key), value)]
+    return leaves
