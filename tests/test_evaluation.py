@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from dreamer_lightning.dreamer import Imagined
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.evaluation import pictures
@@ -68,16 +69,6 @@ class Clocks(EnvFactory):
         return Clock(self.end, self.terminal)
 
 
-@dataclass
-class Imagined:
-    latent: Latent
-    action: torch.Tensor
-    reward: torch.Tensor
-    cont: torch.Tensor
-    value: torch.Tensor
-    obs: dict[str, torch.Tensor]
-
-
 class PerfectDreamer:
     """Knows the clock; ``bias`` is added to each dreamed reward. deter = [time, last action's first entry]."""
 
@@ -85,8 +76,7 @@ class PerfectDreamer:
 
     def __init__(self, end: int, terminal: bool, bias: float = 0.0):
         self.end, self.terminal, self.bias = end, terminal, bias
-        rssm = SimpleNamespace(pack=lambda latent: {"deter": latent.deter, "stoch": latent.stoch.to(torch.uint8)})
-        self.world_model = SimpleNamespace(horizon=HORIZON, contdisc=True, rssm=rssm)
+        self.world_model = SimpleNamespace(horizon=HORIZON, contdisc=True)
 
     def initial(self, n):
         return {
@@ -103,8 +93,9 @@ class PerfectDreamer:
         return action, {"deter": deter, "stoch": torch.ones(n, 1, dtype=torch.uint8), "prev_action": action}
 
     def imagine(self, state, length, actions=None, generator=None, decode=True):
-        n = len(state["deter"])
-        time = state["deter"][:, :1] + torch.arange(length + 1)
+        deter = state.deter if isinstance(state, Latent) else state["deter"]
+        n = len(deter)
+        time = deter[:, :1] + torch.arange(length + 1)
         deter = torch.stack([time, torch.zeros_like(time)], -1)
         latent = Latent(deter, torch.ones(n, length + 1, 1))
         cont = GAMMA * (1 - ((time >= self.end) & self.terminal).float())

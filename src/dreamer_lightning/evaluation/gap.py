@@ -181,9 +181,9 @@ class GapAlarm:
             return False
         self.warned = True
         logger.warning(
-            "gap/return: dreams promised %.3g more than the world paid (%.3g; gap_alarm %g allows %.3g) in %d evaluations "
-            "running: the policy may be exploiting its model. Options that help: a shorter imag_length, value_aware: latents, "
-            "a higher train_ratio, a larger size.",
+            "gap/return: dreams promised %.3g more than the world paid (%.3g; gap_alarm %g allows %.3g), %d evaluations "
+            "running: the policy may be exploiting its model. Options that help: a shorter imag_length, "
+            "value_aware: latents, a higher train_ratio, a larger size.",
             gap, real, self.fraction, limit, self.count,
         )  # fmt: skip
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -119,11 +119,10 @@ def _imagine_on(dreamer, state: dict[str, Tensor], actions: Tensor, length: int,
     first = dreamer.imagine(state, known, actions=actions, generator=generator)
     if known == length:
         return first
-    state = {**dreamer.world_model.rssm.pack(first.latent.map(lambda x: x[:, -1])), "prev_action": actions[:, -1]}
-    second = dreamer.imagine(state, length - known, generator=generator)
+    second = dreamer.imagine(first.latent.map(lambda x: x[:, -1]), length - known, generator=generator)
     obs = {key: torch.cat([first.obs[key], second.obs[key][:, 1:]], 1) for key in first.obs}
     rest = {n: torch.cat([getattr(first, n), getattr(second, n)[:, 1:]], 1) for n in ("reward", "cont", "value")}
-    return replace(first, obs=obs, **rest)
+    return first._replace(obs=obs, **rest)
 
 
 def _join(past: Tensor, future: Tensor) -> np.ndarray:
