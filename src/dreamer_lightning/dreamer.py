@@ -164,8 +164,9 @@ class Dreamer(nn.Module):
         actions: Float[Tensor, "n h a"] | None = None,
         generator: torch.Generator | None = None,
         greedy: bool = False,
+        decode: bool = True,
     ) -> Imagined:
-        """Dream ``length`` steps from states [n, .], under the policy or under given actions."""
+        """Dream ``length`` steps from states [n, .], under the policy or under given actions; decode what is seen."""
         model = self.world_model
         start = state if isinstance(state, Latent) else model.rssm.unpack(state)
 
@@ -177,7 +178,7 @@ class Dreamer(nn.Module):
         latent, action = model.imagine(start, policy, model.rssm.noise(len(start.deter), length, generator=generator))
         reward, cont = model.predict(latent.feat)
         value = self.actor_critic.value(latent.feat).pred()
-        return Imagined(latent, action, reward, cont, value, self.reconstruct(latent))
+        return Imagined(latent, action, reward, cont, value, self.reconstruct(latent) if decode else {})
 
     @torch.no_grad()
     def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
