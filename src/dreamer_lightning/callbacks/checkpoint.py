@@ -1,0 +1,281 @@
+"""Checkpoints that are whole or absent: written aside, synced, checksummed, renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dreamer_lightning import runfolder
+from dreamer_lightning.callbacks.base import Callback, warn
+from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
+
+
+class Checkpoint(Callback):
+    """Saves the run every so many env steps or updates, keeps the last few and the best by evaluation.
+
+    Args:
+        every_env_steps: env steps between two checkpoints, 0 for none by env steps.
+        every_updates: updates between two checkpoints, 0 for none by updates.
+        keep: number of newest checkpoints to keep.
+        keep_best: also keep the weights with the best evaluation (``checkpoints/best-*``).
+        monitor: the evaluation metric that decides, larger is better.
+        replay: save the replay too; without it a resumed run starts with an empty one.
+    """
+
+    def __init__(
+        self,
+        every_env_steps: int = 10_000,
+        every_updates: int = 0,
+        keep: int = 2,
+        keep_best: bool = True,
+        monitor: str = "eval/greedy_score",
+        replay: bool = True,
+    ):
+        self.every_env_steps, self.every_updates, self.keep = every_env_steps, every_updates, max(1, keep)
+        self.keep_best, self.monitor, self.replay = keep_best, monitor, replay
+        self.best: float | None = None
+        self.saved: tuple[int, int] = (0, 0)  # env_step and update of the last attempt
+        self.failed = False
+        self._hashes: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+    # hooks
+
+    def on_iteration_end(self, loop) -> None:
+        if self.due(loop.clocks):
+            self.save(loop)
+
+    def on_validation_end(self, loop, metrics: dict[str, Any]) -> None:
+        score = metrics.get(self.monitor)
+        if score is None or not self.keep_best:
+            return
+        score = float(score)
+        if self.best is None or score > self.best:
+            self.best = score
+            self.save(loop, best=True)
+
+    def on_train_end(self, loop) -> None:
+        if self.saved != (loop.clocks.env_step, loop.clocks.update) or not runfolder.checkpoints(loop.run_dir):
+            self.save(loop)
+
+    # saving
+
+    def due(self, clocks) -> bool:
+        """Whether a multiple of either cadence lies between the last checkpoint and now."""
+        env_step, update = self.saved
+        return bool(
+            (self.every_env_steps and clocks.env_step // self.every_env_steps > env_step // self.every_env_steps)
+            or (self.every_updates and clocks.update // self.every_updates > update // self.every_updates)
+        )
+
+    def save(self, loop, best: bool = False) -> Path | None:
+        """Write a checkpoint on all ranks; a disk that refuses is reported in one line and training goes on.
+
+        Args:
+            loop: the training loop.
+            best: weights for evaluation only, without replay and random states.
+
+        Returns:
+            The checkpoint's folder (rank 0, when it was written), else None.
+        """
+        clocks, fabric = loop.clocks, loop.fabric
+        name = runfolder.checkpoint_name(clocks.env_step, clocks.update)
+        final = Path(loop.run_dir) / CHECKPOINTS / (f"{BEST}{name}" if best else name)
+        temporary = final.with_name(f".tmp-{final.name}")
+        if not best:
+            self.saved = (int(clocks.env_step), int(clocks.update))
+        error = None
+        try:
+            if fabric.is_global_zero:
+                self._clean(final.parent)
+                temporary.mkdir(parents=True)
+        except OSError as problem:
+            error = problem
+        fabric.barrier()
+        if error is None and not (best and not fabric.is_global_zero):
+            try:
+                self._write_rank(loop, temporary, best)
+            except (OSError, RuntimeError) as problem:
+                error = problem
+        fabric.barrier()
+        if fabric.is_global_zero and error is None:
+            try:
+                self._commit(loop, temporary, final, best)
+            except (OSError, RuntimeError, ValueError) as problem:
+                error = problem
+        fabric.barrier()
+        if error is not None:
+            warn(f"checkpoint at env step {clocks.env_step} not written ({_reason(error)}); training goes on")
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.failed = error is not None
+        return final if fabric.is_global_zero and error is None else None
+
+    def _write_rank(self, loop, folder: Path, best: bool) -> None:
+        rank = loop.fabric.global_rank
+        files: dict[str, Any] = {}
+        replay: dict[str, Any] = {}
+        if not best:
+            if self.replay:
+                replay = self._save_replay(loop, f"rank-{rank}")
+            files[f"rank-{rank}.pt"] = runfolder.save_tensors(folder / f"rank-{rank}.pt", rank_state(loop))
+        if rank == 0:
+            state = {"loop": loop.state_dict()}
+            loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
+            files[MODEL] = runfolder.save_tensors(folder / MODEL, state)
+        runfolder.write_atomic(folder / f"rank-{rank}.json", json.dumps({"files": files, "replay": replay}))
+
+    def _save_replay(self, loop, shard: str) -> dict[str, Any]:
+        folder = Path(loop.run_dir) / REPLAY / shard
+        folder.mkdir(parents=True, exist_ok=True)
+        names = loop.replay.save(folder)
+        if names is None:
+            names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        return {f"{shard}/{name}": self._hash(folder / name, f"{shard}/{name}") for name in sorted(map(str, names))}
+
+    def _hash(self, path: Path, key: str) -> dict[str, Any]:
+        """Checksum of a replay file, read again only if the file has changed."""
+        stat = path.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        known = self._hashes.get(key)
+        if known is None or known[0] != stamp:
+            self._hashes[key] = known = (stamp, runfolder.fingerprint(path))
+        return known[1]
+
+    def _commit(self, loop, temporary: Path, final: Path, best: bool) -> None:
+        files: dict[str, Any] = {}
+        replay: dict[str, Any] = {}
+        world = 1 if best else loop.fabric.world_size
+        for rank in range(world):
+            part = temporary / f"rank-{rank}.json"
+            if not part.exists():
+                raise OSError(f"rank {rank} could not write its part")
+            written = json.loads(part.read_text())
+            files |= written["files"]
+            replay |= written["replay"]
+            part.unlink()
+        runfolder.write_manifest(
+            temporary,
+            {
+                "format": 1,
+                "env_step": int(loop.clocks.env_step),
+                "agent_step": int(loop.clocks.agent_step),
+                "update": int(loop.clocks.update),
+                "world_size": world,
+                "score": self.best if best else None,
+                "files": files,
+                "replay": replay,
+            },
+        )
+        runfolder.commit_folder(temporary, final)
+        self._prune(Path(loop.run_dir), final if best else None)
+
+    def _prune(self, run_dir: Path, new_best: Path | None) -> None:
+        """Delete what is no longer kept, and the replay files that only deleted checkpoints refer to."""
+        if new_best is not None:
+            for old in (run_dir / CHECKPOINTS).glob(BEST + "*"):
+                if old != new_best:
+                    runfolder.delete_checkpoint(old)
+            return
+        found = runfolder.checkpoints(run_dir)
+        old, kept = found[: -self.keep], found[-self.keep :]
+        needed = {name for folder in kept for name in _replay_files(folder)}
+        for folder in old:
+            unneeded = set(_replay_files(folder)) - needed
+            runfolder.delete_checkpoint(folder)
+            for name in unneeded:
+                (run_dir / REPLAY / name).unlink(missing_ok=True)
+                self._hashes.pop(name, None)
+
+    @staticmethod
+    def _clean(folder: Path) -> None:
+        """Remove what a killed process left behind."""
+        for pattern in (".tmp-*", ".old-*"):
+            for leftover in folder.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "saved": list(self.saved)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.saved = state["best"], tuple(state["saved"])
+
+
+def _replay_files(folder: Path) -> dict[str, Any]:
+    try:
+        return runfolder.read_manifest(folder).get("replay", {})
+    except (OSError, ValueError):
+        return {}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _keys(callbacks: list[Any]) -> list[tuple[str, Any]]:
+    """Callbacks that have a state, under their class name, numbered if a class comes twice."""
+    named: dict[str, Any] = {}
+    for callback in callbacks:
+        if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+            name = key = type(callback).__name__
+            count = 1
+            while key in named:
+                count += 1
+                key = f"{name}-{count}"
+            named[key] = callback
+    return list(named.items())
+
+
+def rank_state(loop) -> dict[str, Any]:
+    """What each rank saves for itself: the loop's own part of it, and every callback's state."""
+    own = loop.rank_state_dict() if hasattr(loop, "rank_state_dict") else {}
+    return {"loop": own, "callbacks": {name: _copied(cb.state_dict()) for name, cb in _keys(loop.callbacks)}}
+
+
+def _copied(state: Any) -> Any:
+    """Plain containers with tensors detached, on the CPU and independent of the originals."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu().clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_copied(value) for value in state)
+    return state
+
+
+def restore(loop, folder: Path) -> dict[str, Any]:
+    """Put a checkpoint back into the loop, its replay and its callbacks; call it before ``on_fit_start``.
+
+    With another number of ranks than it was saved with, the replay shards are dealt round-robin and each rank's own
+    state (random states, environments) starts afresh where there is none to take.
+
+    Args:
+        loop: a freshly built loop.
+        folder: a checkpoint found by ``runfolder.latest_complete``.
+
+    Returns:
+        The manifest.
+    """
+    folder = Path(folder)
+    manifest = runfolder.read_manifest(folder)
+    rank, world, saved_world = loop.fabric.global_rank, loop.fabric.world_size, manifest["world_size"]
+    state = runfolder.load_tensors(folder / MODEL)
+    loop.load_state_dict(state["loop"])
+    shards = [f"rank-{r}" for r in range(rank, saved_world, world)]
+    if manifest.get("replay"):
+        for shard in shards:
+            loop.replay.load(folder.parent.parent / REPLAY / shard)
+    own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
+    if own.exists():
+        part = runfolder.load_tensors(own)
+        if world == saved_world and hasattr(loop, "load_rank_state_dict"):
+            loop.load_rank_state_dict(part["loop"])
+        for name, callback in _keys(loop.callbacks):
+            if name in part["callbacks"]:
+                callback.load_state_dict(part["callbacks"][name])
+    loop.fabric.call("on_load_checkpoint", loop=loop, state=state)
+    return manifest

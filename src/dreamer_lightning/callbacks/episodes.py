@@ -1,0 +1,100 @@
+"""Training returns: one row for every finished episode, from the rewards as they come over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreamer_lightning.callbacks.base import Callback, is_episode
+from dreamer_lightning.types import LOG_PREFIX
+
+
+class Episodes(Callback):
+    """Logs ``episode/score`` (undiscounted sum of rewards), ``episode/length`` (env steps: decisions times action
+    repeat) and ``episode/<name>`` for every observation ``log/<name>`` (its value at the episode's last step).
+
+    Sums of unfinished episodes are carried from one wire batch to the next and over a resume. With several ranks rows
+    wait for the next row of the loop's own cadence, where they are gathered.
+    """
+
+    def __init__(self):
+        self.score: Tensor | None = None  # [num_envs] float64
+        self.length: Tensor | None = None  # [num_envs] int64, decisions
+        self.waiting: list[dict[str, float]] = []
+
+    def on_collect_end(self, loop, wire: TensorDictBase) -> None:
+        next_ = wire["next"]
+        reward = next_["reward"].squeeze(-1).double().cpu()  # [b t]
+        done = next_["done"].squeeze(-1).cpu()  # [b t]
+        num_envs, steps = reward.shape
+        if self.score is None or len(self.score) != num_envs:
+            self.score = torch.zeros(num_envs, dtype=torch.float64)
+            self.length = torch.zeros(num_envs, dtype=torch.int64)
+        if not done.any():
+            self.score += reward.sum(1) if steps > 1 else reward[:, 0]
+            self.length += steps
+            return
+        repeat = getattr(loop.env_factory, "repeat", 1)
+        stride = num_envs * repeat * loop.fabric.world_size
+        logged = _log_values(next_)
+        clocks = loop.clocks
+        for t in range(steps):
+            self.score += reward[:, t]
+            self.length += 1
+            for env in done[:, t].nonzero()[:, 0].tolist():
+                row = {
+                    "env_step": int(clocks.env_step - (steps - 1 - t) * stride),
+                    "agent_step": int(clocks.agent_step - (steps - 1 - t) * stride // repeat),
+                    "update": int(clocks.update),
+                    "seconds": float(clocks.seconds),
+                    "episode/score": float(self.score[env]),
+                    "episode/length": int(self.length[env]) * repeat,
+                }
+                for name, value in logged.items():
+                    row |= _spread(f"episode/{name}", value[env, t])
+                self.score[env], self.length[env] = 0.0, 0
+                self.waiting.append(row)
+        if loop.fabric.world_size == 1:
+            self._emit(loop, self.waiting)
+
+    def on_log(self, loop, row: dict[str, Any]) -> None:
+        if loop.fabric.world_size > 1 and not is_episode(row):
+            self._gather(loop)
+
+    def on_train_end(self, loop) -> None:
+        if loop.fabric.world_size > 1:
+            self._gather(loop)
+
+    def _gather(self, loop) -> None:
+        parts: list[Any] = [None] * loop.fabric.world_size
+        torch.distributed.all_gather_object(parts, self.waiting)
+        self._emit(loop, sorted((row for part in parts for row in part), key=lambda row: row["env_step"]))
+
+    def _emit(self, loop, rows: list[dict[str, float]]) -> None:
+        self.waiting = []
+        for row in rows:
+            loop.fabric.call("on_log", loop=loop, row=row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "length": self.length, "waiting": self.waiting}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.score, self.length, self.waiting = state["score"], state["length"], list(state["waiting"])
+
+
+def _log_values(next_: TensorDictBase) -> dict[str, Tensor]:
+    """``log/<name>`` observations by name, [b, t, ...]; nested under ``log`` or flat with the prefix."""
+    found = {}
+    for key in next_.keys():  # noqa: SIM118  (a TensorDict iterates over its batch)
+        if isinstance(key, str) and key.startswith(LOG_PREFIX):
+            found[key.removeprefix(LOG_PREFIX)] = next_[key].cpu()
+    return found
+
+
+def _spread(name: str, value: Tensor) -> dict[str, float]:
+    """One number under its name; several as ``name_0``, ``name_1``."""
+    flat = value.reshape(-1).tolist()
+    return {name: float(flat[0])} if len(flat) == 1 else {f"{name}_{i}": float(v) for i, v in enumerate(flat)}

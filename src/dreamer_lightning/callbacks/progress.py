@@ -1,0 +1,161 @@
+"""What the user sees while training: a bar on a terminal, a line a minute elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from dreamer_lightning.callbacks.base import Callback, is_episode
+
+EVALS = ("eval/greedy_score", "eval/sampled_score")
+
+
+class Progress(Callback):
+    """Env steps, updates, last returns, updates a second, shares of collecting and training, time left.
+
+    Args:
+        every: seconds between two lines when the output is no terminal.
+        enabled: False for the closing table only.
+    """
+
+    def __init__(self, every: float = 60.0, enabled: bool = True):
+        self.every, self.enabled = every, enabled
+        self.returns: deque[float] = deque(maxlen=10)
+        self.evals: dict[str, dict[str, float]] = {}
+        self.bar: Any = None
+        self.shown = 0.0
+        self.rate: tuple[float, int, dict[str, float]] | None = None  # time, update, timers at the last look
+        self.begin: tuple[float, float] = (0.0, 0.0)  # time, fraction done at the start
+
+    def on_fit_start(self, loop) -> None:
+        if not loop.fabric.is_global_zero or not self.enabled:
+            return
+        self.begin = (time.monotonic(), fraction(loop))
+        self.shown = time.monotonic()
+        self.rate = (time.monotonic(), loop.clocks.update, dict(loop.timers))
+        if sys.stdout.isatty():
+            self.bar = _bar()
+            self.bar.start()
+            self.task = self.bar.add_task("", total=1.0, completed=fraction(loop), text="")
+
+    def on_log(self, row: dict[str, Any]) -> None:
+        if is_episode(row):
+            self.returns.append(float(row["episode/score"]))
+
+    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+        for name in EVALS:
+            if name in metrics:
+                value = float(metrics[name])
+                best = self.evals.get(name, {}).get("best", -math.inf)
+                self.evals[name] = {"last": value, "best": max(best, value)}
+
+    def on_collect_end(self, loop) -> None:
+        self._show(loop)
+
+    def on_train_batch_end(self, loop) -> None:
+        self._show(loop)
+
+    def _show(self, loop) -> None:
+        now = time.monotonic()
+        if self.rate is None or now - self.shown < (1.0 if self.bar else self.every):
+            return
+        self.shown = now
+        if self.bar:
+            self.bar.update(self.task, completed=fraction(loop), text=self._text(loop))
+        else:
+            print(self._text(loop), flush=True)
+
+    def _text(self, loop) -> str:
+        now, clocks = time.monotonic(), loop.clocks
+        then, update, timers = self.rate or (now, clocks.update, {})
+        seconds = max(now - then, 1e-9)
+        parts = [f"env steps {clocks.env_step:,}", f"updates {clocks.update:,}"]
+        if self.returns:
+            parts.append("returns " + " ".join(f"{value:.0f}" for value in list(self.returns)[-3:]))
+        parts.append(f"{(clocks.update - update) / seconds:.1f} updates/s")
+        for name in ("collect", "train"):
+            share = (loop.timers.get(name, 0.0) - timers.get(name, 0.0)) / seconds
+            parts.append(f"{name} {100 * min(share, 1.0):.0f}%")
+        parts.append(f"left {self._left(loop)}")
+        if seconds > 10:
+            self.rate = (now, clocks.update, dict(loop.timers))
+        return ", ".join(parts)
+
+    def _left(self, loop) -> str:
+        done, (start, before) = fraction(loop), self.begin
+        if done <= before + 1e-6:
+            return "?"
+        return clock((time.monotonic() - start) / (done - before) * (1 - done))
+
+    def _stop(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def on_exception(self) -> None:
+        self._stop()
+
+    def on_fit_end(self, loop) -> None:
+        self._stop()
+        if loop.fabric.is_global_zero:
+            self._table(loop)
+
+    def _table(self, loop) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE, show_header=False, title="Summary", title_justify="left")
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        clocks = loop.clocks
+        table.add_row("task", getattr(loop.env_factory, "name", "?"))
+        table.add_row("env steps", f"{clocks.env_step:,}")
+        table.add_row("updates", f"{clocks.update:,}")
+        table.add_row("time", clock(clocks.seconds))
+        for name in EVALS:
+            if name in self.evals:
+                score = self.evals[name]
+                kind = name.removeprefix("eval/").removesuffix("_score")
+                table.add_row(f"evaluation, {kind}", f"last {score['last']:.1f}, best {score['best']:.1f}")
+        if self.returns:
+            mean = sum(self.returns) / len(self.returns)
+            table.add_row(f"last {len(self.returns)} episodes", f"mean return {mean:.1f}")
+        table.add_row("run folder", str(loop.run_dir))
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"returns": list(self.returns), "evals": {k: dict(v) for k, v in self.evals.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.returns.extend(state["returns"])
+        self.evals = {k: dict(v) for k, v in state["evals"].items()}
+
+
+def _bar():
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+
+
+def fraction(loop) -> float:
+    """Share of the run that is done, by the limit that is nearest."""
+    limits, clocks = loop.limits, loop.clocks
+    shares = [0.0]
+    if limits.env_steps:
+        shares.append(clocks.env_step / limits.env_steps)
+    if limits.updates:
+        shares.append(clocks.update / limits.updates)
+    if limits.max_time:
+        shares.append(clocks.seconds / float(limits.max_time))
+    return min(1.0, max(shares))
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

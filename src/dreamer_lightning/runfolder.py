@@ -1,0 +1,216 @@
+"""The run folder: its layout, writing without half-written files, and finding the newest checkpoint that is whole.
+
+``config.yaml``, ``metrics.csv``, ``checkpoints/<name>/`` (``model.pt``, ``rank-<r>.pt``, ``manifest.json``),
+``replay/rank-<r>/`` (files that checkpoints refer to), ``videos/``, ``plots/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIG, METRICS, CHECKPOINTS, REPLAY, VIDEOS, PLOTS = (
+    "config.yaml",
+    "metrics.csv",
+    "checkpoints",
+    "replay",
+    "videos",
+    "plots",
+)
+MANIFEST, MODEL = "manifest.json", "model.pt"
+BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from
+log = logging.getLogger("dreamer_lightning")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``path`` so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        OSError: disk full, read-only folder; the old file is untouched.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+class _Hashed:
+    """A binary file that hashes and counts what is written to it."""
+
+    def __init__(self, file):
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data) -> int:
+        view = memoryview(data).cast("B")
+        self.hash.update(view)
+        self.size += len(view)
+        self.file.write(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """``torch.save`` with fsync; gives ``{"sha256": ..., "size": bytes}`` of what was written.
+
+    Raises:
+        OSError, RuntimeError: disk full or read-only folder (torch reports some of them as RuntimeError).
+    """
+    with open(path, "wb", buffering=1 << 20) as file:
+        hashed = _Hashed(file)
+        torch.save(state, hashed)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": hashed.hash.hexdigest(), "size": hashed.size}
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Plain tensors and numbers of a checkpoint file, on the CPU; no code in the file is ever run."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """``{"sha256": ..., "size": bytes}`` of a file, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        size = file.tell()
+    return {"sha256": digest.hexdigest(), "size": size}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run (a resolved config was written)."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def checkpoint_name(env_step: int, update: int) -> str:
+    """Names sort in the order of the run."""
+    return f"step-{env_step:010d}-update-{update:09d}"
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of the checkpoints to resume from, oldest first, whole or not."""
+    return sorted((Path(run_dir) / CHECKPOINTS).glob("step-*"))
+
+
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The whole checkpoint with the best evaluation, or None."""
+    found = sorted((Path(run_dir) / CHECKPOINTS).glob(BEST + "*"))
+    return next((path for path in reversed(found) if damage(path) is None), None)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a checkpoint consists of: clocks, world size, score, ``files`` and ``replay`` with checksums.
+
+    Raises:
+        OSError, ValueError: missing, truncated or not a manifest.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ValueError("not a manifest")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest with a checksum of its own."""
+    body = json.dumps(manifest, sort_keys=True)
+    manifest = manifest | {"manifest_sha256": hashlib.sha256(body.encode()).hexdigest()}
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def damage(folder: Path, replay: bool = False) -> str | None:
+    """What is wrong with a checkpoint: one line that names the file, or None if it is whole.
+
+    Args:
+        folder: the checkpoint.
+        replay: also check the replay files that it refers to.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return f"{folder / MANIFEST} is missing"
+    except (OSError, ValueError):
+        return f"{folder / MANIFEST} is truncated or altered"
+    stated = manifest.pop("manifest_sha256", None)
+    if stated != hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest():
+        return f"{folder / MANIFEST} is truncated or altered"
+    groups = [(folder, manifest["files"])]
+    if replay:
+        groups.append((folder.parent.parent / REPLAY, manifest.get("replay", {})))
+    for root, files in groups:
+        for name, expected in files.items():
+            path = root / name
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                return f"{folder / MANIFEST} names a file outside the run folder: {name}"
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != expected["size"]:
+                return f"{path} is truncated ({path.stat().st_size} bytes instead of {expected['size']})"
+            if fingerprint(path)["sha256"] != expected["sha256"]:
+                return f"{path} is altered (checksum differs)"
+    return None
+
+
+def latest_complete(run_dir: Path, report: Callable[[str], None] = log.warning, replay: bool = True) -> Path | None:
+    """The newest checkpoint whose files all have the recorded checksums, or None.
+
+    Args:
+        run_dir: the run folder.
+        report: told one line for each damaged checkpoint that is passed over.
+        replay: also check the replay files.
+    """
+    for folder in reversed(checkpoints(run_dir)):
+        wrong = damage(folder, replay)
+        if wrong is None:
+            return folder
+        report(f"checkpoint passed over: {wrong}")
+    return None
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """Rename a fully written folder into place, replacing one of the same name."""
+    fsync_folder(temporary)
+    if final.exists():
+        aside = final.with_name(f".old-{final.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(final, aside)
+        os.rename(temporary, final)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(temporary, final)
+    fsync_folder(final.parent)
+
+
+def delete_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; killed halfway, it is no longer found."""
+    aside = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
