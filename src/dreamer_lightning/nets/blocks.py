@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368
@@ -44,8 +45,8 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
         fan_in: inputs that reach one output.
         fan_out: outputs that one input reaches.
         outscale: factor on the drawn kernel; 0 gives zeros.
-        init: ``trunc_normal``, ``normal`` or ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan. V3 draws
-            ``trunc_normal_in``: a unit normal cut at +-2, times 1.1368/sqrt(fan_in); V1 and V2 (Glorot) ``uniform_avg``.
+        init: ``trunc_normal``, ``normal`` or ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan. V3 has
+            ``trunc_normal_in``: a unit normal cut at +-2, times 1.1368/sqrt(fan_in); V1 and V2 have ``uniform_avg``
     """
     kind, _, mode = init.rpartition("_")
     fans = {"in": fan_in, "out": fan_out, "avg": (fan_in + fan_out) / 2}
@@ -106,10 +107,23 @@ class BlockLinear(nn.Module):
         init_kernel(self.weight, self.in_features, self.out_features, self.outscale, "trunc_normal_in")
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        blocks = x.reshape(-1, self.blocks, self.in_features // self.blocks).transpose(0, 1)  # [g n i], a view
-        y = torch.baddbmm(self.bias.view(self.blocks, 1, -1), blocks, self.weight)  # [g n o]
-        return y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """Each block sees its part of ``x`` [*b, own] and, if given, all of ``shared`` [*b, rest]."""
+        y = self.blocked(x, shared).transpose(0, 1)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def blocked(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """The output before its blocks are joined, [blocks, *b flattened, out/blocks]: saves a copy where it will do."""
+        own = x.shape[-1] // self.blocks
+        parts = x.reshape(-1, self.blocks, own).transpose(0, 1)  # [g n i], a view
+        if shared is None:
+            return torch.baddbmm(self.bias.view(self.blocks, 1, -1), parts, self.weight)
+        # one wide product, instead of as many copies of the shared input as there are blocks
+        kernel = self.weight[:, own:].transpose(0, 1).reshape(shared.shape[-1], self.out_features)
+        y = torch.addmm(self.bias, shared.reshape(-1, shared.shape[-1]), kernel)
+        return torch.baddbmm(
+            y.view(-1, self.blocks, self.weight.shape[-1]).transpose(0, 1), parts, self.weight[:, :own]
+        )
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, blocks={self.blocks}"
@@ -129,7 +143,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (self.features,), self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(precise(x), (self.features,), self.weight, self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.features}, eps={self.eps}"

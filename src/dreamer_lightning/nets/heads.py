@@ -1,0 +1,214 @@
+"""Heads: an MLP on ``feat`` and an output with a meaning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamer_lightning.nets.actions import BoundedNormal, OneHot, PolicyOutput, TanhNormal, TruncatedNormal
+from dreamer_lightning.nets.blocks import MLP, Linear
+from dreamer_lightning.nets.outputs import Binary, Distribution, Normal, Output, TwoHot
+from dreamer_lightning.ops.scalars import symexp_bins
+from dreamer_lightning.types import Space, Specs, UserError
+
+
+class Head(nn.Module, ABC):
+    """From features [*b, f] to an output."""
+
+    @abstractmethod
+    def forward(self, feat: Float[Tensor, "*b f"]) -> Output: ...
+
+
+class TwoHotHead(Head):
+    """A scalar of any size (reward, value) as probabilities of exponentially spaced bins.
+
+    Args:
+        in_dim: features.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        bins: number of bins.
+        outscale: factor on the output layer's initial kernel; 0 starts with the prediction 0.
+        act: activation.
+        norm: ``rms`` or ``none``.
+    Source: danijar/dreamerv3 `embodied/jax/heads.py@e3f0224` (symexp_twohot).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        units: int = 64,
+        layers: int = 3,
+        bins: int = 255,
+        outscale: float = 0.0,
+        act: str = "silu",
+        norm: str = "rms",
+    ):
+        super().__init__()
+        if bins < 2:
+            raise UserError(f"bins={bins} cannot code a number: give 2 or more (255 in the paper)")
+        self.mlp = MLP(in_dim, units, layers, act, norm)
+        self.out = Linear(self.mlp.out_dim, bins, outscale)
+        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> TwoHot:
+        return TwoHot(self.out(self.mlp(feat)), self.bins)
+
+
+class BinaryHead(Head):
+    """A probability (of going on).
+
+    Args:
+        in_dim: features.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        outscale: factor on the output layer's initial kernel.
+        act: activation.
+        norm: ``rms`` or ``none``.
+        init: initialiser of the kernels (V1, V2: ``uniform_avg``).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        units: int = 64,
+        layers: int = 1,
+        outscale: float = 1.0,
+        act: str = "silu",
+        norm: str = "rms",
+        init: str = "trunc_normal_in",
+    ):
+        super().__init__()
+        self.mlp = MLP(in_dim, units, layers, act, norm, init)
+        self.out = Linear(self.mlp.out_dim, 1, outscale, init)
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> Binary:
+        return Binary(self.out(self.mlp(feat)).squeeze(-1))
+
+
+class MSEHead(Head):
+    """A scalar as the mean of a unit normal: half the squared error, up to a constant (V1 and V2's reward and value).
+
+    Args:
+        in_dim: features.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        outscale: factor on the output layer's initial kernel.
+        act: activation.
+        norm: ``rms`` or ``none``.
+        init: initialiser of the kernels; V1 and V2 have Glorot's.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        *,
+        units: int = 400,
+        layers: int = 4,
+        outscale: float = 1.0,
+        act: str = "elu",
+        norm: str = "none",
+        init: str = "uniform_avg",
+    ):
+        super().__init__()
+        self.mlp = MLP(in_dim, units, layers, act, norm, init)
+        self.out = Linear(self.mlp.out_dim, 1, outscale, init)
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> Normal:
+        return Normal(self.out(self.mlp(feat)).squeeze(-1), 1.0, 0)
+
+
+class PolicyHead(Head):
+    """Actions: normals of bounded mean and std for continuous ones, one-hot categoricals for discrete ones (V3).
+
+    Args:
+        in_dim: features.
+        specs: observations and actions.
+        units: width of the hidden layers.
+        layers: number of hidden layers.
+        minstd: smallest standard deviation of a continuous action.
+        maxstd: largest standard deviation of a continuous action.
+        outscale: factor on the output layers' initial kernels.
+        unimix: share of random choice in discrete actions (the reference's policy ignores its own option: 0).
+        act: activation.
+        norm: ``rms`` or ``none``.
+        init: initialiser of the kernels (V1, V2: ``uniform_avg``).
+    Source: danijar/dreamerv3 `embodied/jax/heads.py@e3f0224` (bounded_normal, categorical).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        specs: Specs,
+        *,
+        units: int = 64,
+        layers: int = 3,
+        minstd: float = 0.1,
+        maxstd: float = 1.0,
+        outscale: float = 0.01,
+        unimix: float = 0.0,
+        act: str = "silu",
+        norm: str = "rms",
+        init: str = "trunc_normal_in",
+    ):
+        super().__init__()
+        if not 0 < minstd < maxstd:
+            raise UserError(f"minstd={minstd} and maxstd={maxstd} must be positive, the first below the second")
+        self.spaces: dict[str, Space] = {name: specs.action[name] for name in sorted(specs.action)}
+        self.minstd, self.maxstd, self.unimix = minstd, maxstd, unimix
+        self.mlp = MLP(in_dim, units, layers, act, norm, init)
+        self.outs = nn.ModuleList()  # of each action, in the order of ``spaces``: [logits], or [mean, std]
+        for space in self.spaces.values():
+            sizes = [space.size] if space.discrete else [space.size, space.size]
+            self.outs.append(nn.ModuleList(Linear(self.mlp.out_dim, size, outscale, init) for size in sizes))
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> PolicyOutput:
+        x, by_key = self.mlp(feat), {}
+        for (name, space), outs in zip(self.spaces.items(), self.outs, strict=True):
+            shape, dims = (*x.shape[:-1], *space.shape), len(space.shape)
+            if space.discrete:
+                by_key[name] = OneHot(outs[0](x).view(*shape, space.classes), self.unimix, dims)
+            else:
+                by_key[name] = self.continuous(*(out(x).view(shape) for out in outs), dims)
+        return PolicyOutput(by_key, self.spaces)
+
+    def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:
+        """The distribution of a continuous action, from its raw parameters."""
+        return BoundedNormal(mean, std, event_dims, self.minstd, self.maxstd)
+
+    def noise(
+        self, shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Float[Tensor, "*shape a"]:
+        """What ``PolicyOutput.sample`` asks for: standard normal, or Gumbel for discrete actions."""
+        parts = []
+        for space in self.spaces.values():
+            part = torch.empty(*shape, space.size, device=device)
+            if space.discrete:
+                parts.append(part.exponential_(generator=generator).log_().neg_())
+            else:
+                parts.append(part.normal_(generator=generator))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+class TanhPolicyHead(PolicyHead):
+    """DreamerV1's policy: the tanh of a normal; ``minstd`` and ``maxstd`` have no effect.
+
+    Args: as ``PolicyHead``; the original has 4 layers of 400 units, ``elu``, ``norm: none``, ``outscale: 1``.
+    """
+
+    def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:
+        return TanhNormal(mean, std, event_dims)
+
+
+class TruncatedPolicyHead(PolicyHead):
+    """DreamerV2's policy: a normal truncated to [-1, 1]; ``minstd`` and ``maxstd`` have no effect.
+
+    Args: as ``PolicyHead``; the original has 4 layers of 400 units, ``elu``, ``norm: none``, ``outscale: 1``.
+    """
+
+    def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:
+        return TruncatedNormal(mean, std, event_dims)
