@@ -52,7 +52,9 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
         paths = [configfiles.find("networks.yaml"), *paths]
     if resume is not None:
         if configs:
-            raise UserError("--config: a resumed run keeps its own config.yaml; drop it, options such as --env_steps may extend")
+            raise UserError(
+                "--config: a resumed run keeps its own config.yaml; drop it (--env_steps and such may extend)"
+            )
         paths, folders = [configfiles.of_run(resume, "--resume")], configfiles.class_folders_of(resume)
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
     if name == "fit":

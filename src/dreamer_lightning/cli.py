@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"dreamer-lightning: {error}", file=sys.stderr)
         return 2
-    if isinstance(result, str):
-        print(result)
+    text = result if isinstance(result, str) else getattr(result, "note", "")
+    if text:
+        print(text)
     return result if isinstance(result, int) else 0
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
+import lightning as L
 import torch
 from torch import nn
 
+from dreamer_lightning import runfolder
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.callbacks.base import say
+from dreamer_lightning.callbacks.checkpoint import restore
+from dreamer_lightning.commands.build import (
+    build_callbacks,
+    build_collector,
+    build_evaluator,
+    build_fabric,
+    play_randomly,
+    probe,
+)
+from dreamer_lightning.commands.initialise import load_fitting
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
     CollectorOptions,
@@ -21,11 +37,15 @@ from dreamer_lightning.commands.options import (
     WandbOptions,
 )
 from dreamer_lightning.commands.run import Run
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
-from dreamer_lightning.types import Size, Specs
+from dreamer_lightning.types import Size, Specs, UserError
+from dreamer_lightning.world_model import WorldModel
 
 
 def fit(
@@ -61,7 +81,7 @@ def fit(
     evaluation: EvaluationOptions = EvaluationOptions(),
     checkpoint: CheckpointOptions = CheckpointOptions(),
     log_every: Count = Count(1000),
-    gap_alarm: float = 0.5,
+    gap_alarm: float | None = None,
     fabric: FabricOptions = FabricOptions(),
     wandb: WandbOptions = WandbOptions(),
     import_from: list[str] | None = None,
@@ -90,7 +110,7 @@ def fit(
         train_ratio: replayed steps trained on for each agent step (decision), over all ranks.
         batch_size: sequences in a batch, over all ranks.
         batch_length: agent steps of a sequence that are trained on; one more is sampled as context.
-        learning_starts: agent steps collected before the first update; None: batch_size * batch_length.
+        learning_starts: sequences in the replay before the first update; None: batch_size * batch_length.
         imag_length: agent steps dreamed from each start state.
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
         actor_gradient: reinforce (score function), dynamics (backpropagation through the dream) or mix.
@@ -102,7 +122,7 @@ def fit(
         evaluation: evaluation in a separate environment.
         checkpoint: when checkpoints are written, and how many are kept.
         log_every: env steps between two rows of metrics.csv.
-        gap_alarm: warn when dreams promise more than reality by this fraction of the real return.
+        gap_alarm: largest gap/return (dreamed minus real return) without a warning; None: half the real return.
         fabric: Lightning Fabric's own options.
         wandb: Weights & Biases.
         import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
@@ -114,4 +134,135 @@ def fit(
     Raises:
         UserError: one line that says what is wrong, which option, and what would be right.
     """
-    return Run(Path(run_dir or "."))
+    limits = Limits(env_steps, updates, max_time)
+    folder = check_run_dir(run_dir or default_run_dir(env, size, seed), resume, limits)
+    found = find_checkpoint(folder, limits) if resume else None
+    if isinstance(found, Run):
+        return found
+    devices = build_fabric(fabric)
+    folder = Path(devices.broadcast(str(folder)))
+    world, rank = devices.world_size, devices.global_rank
+    if batch_size % world:
+        raise UserError(f"--batch_size: {batch_size} does not divide by {world} devices; take a multiple of {world}")
+
+    L.seed_everything(seed, verbose=False)  # networks start alike on all ranks; everything else has its own generator
+    specs = probe(env, seed)
+    model = WorldModel(
+        specs,
+        encoder=encoder,
+        rssm=rssm,
+        decoder=decoder,
+        reward=reward,
+        cont=cont,
+        horizon=losses.horizon,
+        contdisc=losses.contdisc,
+        reward_grad=losses.reward_grad,
+    )
+    actor_critic = ActorCritic(
+        specs,
+        model.feat_dim,
+        policy=policy,
+        value=value,
+        imag_length=imag_length,
+        imag_last=imag_last,
+        actor_gradient=actor_gradient,
+        value_aware=value_aware,
+        **losses.returns,
+    )
+    dreamer = Dreamer(model, actor_critic, losses.scales)
+    loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
+    module, optim = devices.setup(dreamer, optimizer([p for p in dreamer.parameters() if p.requires_grad]))
+
+    records = Replay(
+        capacity=replay.capacity,
+        capacity_gb=replay.capacity_gb,
+        batch_size=batch_size // world,
+        length=batch_length + 1,
+        num_streams=num_envs,
+        seed=seed * world + rank,
+        online=replay.online,
+        storage=replay.storage,
+        folder=folder / "memmap" / f"rank-{rank}" if replay.storage == "memmap" else None,
+    )
+    batch_steps = batch_size * batch_length
+    schedule = Schedule(
+        train_ratio=train_ratio,
+        batch_steps=batch_steps,
+        learning_starts=-(-(learning_starts or batch_steps) // world),
+        log_every=log_every,
+        evaluate_every=evaluation.every,
+    )
+    baseline = play_randomly(devices, env, specs, evaluation, seed)
+    evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
+    callbacks = build_callbacks(fabric, checkpoint, baseline)
+    devices._callbacks = callbacks
+
+    if devices.is_global_zero:  # nothing is written before everything is built
+        folder.mkdir(parents=True, exist_ok=True)
+        runfolder.write_atomic(folder / runfolder.CONFIG, config_text)
+    loop = Loop(
+        fabric=devices,
+        dreamer=dreamer,
+        module=module,
+        optimizer=optim,
+        collector=build_collector(devices, dreamer, env, collector, num_envs, seed),
+        replay=records,
+        env_factory=env,
+        schedule=schedule,
+        limits=limits,
+        run_dir=folder,
+        evaluate=evaluator.evaluate if evaluator else None,
+        seed=seed,
+        random_score=baseline,
+        callbacks=callbacks,
+    )
+    if found:
+        restore(loop, found)
+        say(loop, f"resumed at update {loop.clocks.update}")
+    elif resume:
+        say(loop, f"no complete checkpoint in {folder}: starting over")
+    if loaded:
+        say(loop, loaded)
+    loop.run()
+    return Run(folder)
+
+
+def default_run_dir(env: EnvFactory, size: Size, seed: int) -> str:
+    """runs/TASK-SIZE-sSEED-TIME."""
+    task = env.name.replace("/", "_").replace(":", "_")
+    return str(Path("runs") / f"{task}-{size_name(size)}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def size_name(size: Size) -> str:
+    """``1m`` to ``400m`` where the sizes are one of the shipped ones, else the width of the deterministic state."""
+    names = {512: "1m", 2048: "12m", 3072: "25m", 4096: "50m", 6144: "100m", 8192: "200m", 12288: "400m"}
+    return names.get(size.deter, f"d{size.deter}")
+
+
+def check_run_dir(folder: str, resume: str | None, limits: Limits) -> Path:
+    """The run folder as a path, before anything is written.
+
+    Raises:
+        UserError: it holds a run already, or the run would never end.
+    """
+    path = Path(folder).expanduser().absolute()
+    if not resume and runfolder.is_run(path) and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        raise UserError(f"--run_dir: {folder} holds a run already; go on with it by --resume {folder}, or name another")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--run_dir: {folder} is a file; name a folder")
+    if limits.env_steps is None and limits.updates is None and limits.max_time is None:
+        raise UserError("--env_steps, --updates and --max_time are all unset; set one, or the run never ends")
+    return path
+
+
+def find_checkpoint(folder: Path, limits: Limits) -> Path | Run | None:
+    """The newest complete checkpoint of a run to resume; the run itself if it is finished; None to start over."""
+    checkpoint = runfolder.latest_complete(folder)
+    if checkpoint is None:
+        return None
+    clocks = runfolder.read_manifest(checkpoint)
+    for name, clock, limit in (("env_steps", "env_step", limits.env_steps), ("updates", "update", limits.updates)):
+        if limit is not None and clocks[clock] >= limit:
+            note = f"{folder} is finished ({clocks[clock]} of {limit} {name}); a larger --{name} goes on with it"
+            return Run(folder, note)
+    return checkpoint

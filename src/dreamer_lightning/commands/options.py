@@ -6,6 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning.fabric.loggers import Logger
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
+
+from dreamer_lightning.callbacks.base import Callback
+
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -85,6 +90,12 @@ class LossOptions:
         names = ("recon", "reward", "cont", "dyn", "rep", "policy", "value", "repval")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def returns(self) -> dict[str, Any]:
+        """The actor-critic's options among these; what holds in dreams holds on replay."""
+        names = ("horizon", "contdisc", "lam", "actent", "slowreg", "slowtar", "slow_rate", "gradient_mix")
+        return {**{name: getattr(self, name) for name in names}, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
+
 
 @dataclass
 class ReplayOptions:
@@ -109,11 +120,11 @@ class CollectorOptions:
 
     Args:
         backend: serial (environments in this process) or process (one worker process each).
-        device: where the policy acts, such as cpu; None: where the model trains.
+        steps: agent steps of each environment between two rounds of training.
     """
 
     backend: Literal["serial", "process"] = "serial"
-    device: str | None = None
+    steps: int = 1
 
 
 @dataclass
@@ -123,14 +134,18 @@ class EvaluationOptions:
     Args:
         every: env steps between two evaluations; 0 turns evaluation off.
         episodes: episodes per evaluation, of each kind.
-        video: write a video of the first greedy episode where rendering works.
-        alarm_after: evaluations running above gap_alarm until the warning.
+        num_envs: episodes played at once; 0: as many as there are episodes, 8 at most.
+        starts: states from which dreams are compared with reality; 0 turns the comparison off.
+        alarm_after: evaluations running with too large a gap/return until the warning.
+        random_episodes: episodes of the random policy at the start, for its score; 0: none.
     """
 
     every: Count = Count(25_000)
     episodes: int = 5
-    video: bool = True
+    num_envs: int = 0
+    starts: int = 64
     alarm_after: int = 3
+    random_episodes: int = 3
 
 
 @dataclass
@@ -139,12 +154,16 @@ class CheckpointOptions:
 
     Args:
         every: env steps between two checkpoints.
-        keep: newest checkpoints kept, beside the best by evaluation.
+        keep: newest checkpoints kept.
+        best: keep the weights with the best evaluation too.
+        monitor: metric that decides which is best, larger is better.
         replay: save the replay buffer too, so that a resumed run trains on.
     """
 
     every: Count = Count(25_000)
     keep: int = 2
+    best: bool = True
+    monitor: str = "eval/greedy_score"
     replay: bool = True
 
 
@@ -168,9 +187,9 @@ class FabricOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str | int = "auto"
-    loggers: list[Any] | None = None
-    callbacks: list[Any] | None = None
-    plugins: list[Any] | None = None
+    loggers: list[Logger] | None = None
+    callbacks: list[Callback] | None = None
+    plugins: list[Precision | ClusterEnvironment | CheckpointIO | str] | None = None
 
 
 @dataclass

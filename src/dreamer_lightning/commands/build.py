@@ -1,0 +1,129 @@
+"""The objects around the networks of a run, one small function for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from dreamer_lightning.callbacks.base import Callback
+from dreamer_lightning.callbacks.checkpoint import Checkpoint
+from dreamer_lightning.callbacks.episodes import Episodes
+from dreamer_lightning.callbacks.forecast import Forecast
+from dreamer_lightning.callbacks.metrics import Metrics
+from dreamer_lightning.callbacks.signals import Signals
+from dreamer_lightning.callbacks.throughput import Throughput
+from dreamer_lightning.callbacks.video import Video
+from dreamer_lightning.commands.options import CheckpointOptions, CollectorOptions, EvaluationOptions, FabricOptions
+from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
+from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
+from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.evaluation.evaluator import Evaluator
+from dreamer_lightning.types import Specs, UserError
+
+
+def build_fabric(options: FabricOptions) -> Fabric:
+    """Launched Fabric; ``auto`` is one GPU if there is one, in bfloat16 where it has that, else the CPU in float32.
+
+    Raises:
+        UserError: devices that this machine does not have.
+    """
+    gpus = torch.cuda.device_count()
+    accelerator = options.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if gpus else "cpu"
+    devices: Any = 1 if options.devices == "auto" else options.devices
+    if accelerator in ("cuda", "gpu"):
+        if not gpus:
+            raise UserError(f"--fabric.accelerator: {accelerator}, but this machine has no GPU; take auto or cpu")
+        if isinstance(devices, int) and devices > gpus:
+            raise UserError(f"--fabric.devices: {devices}, but this machine has {gpus} GPUs; take {gpus} or fewer")
+    precision: Any = options.precision
+    if precision == "auto":
+        half = accelerator in ("cuda", "gpu") and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if half else "32-true"
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=precision,
+            loggers=options.loggers,
+            plugins=options.plugins,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:  # what Fabric refuses, and why, in its first line
+        raise UserError(f"--fabric: {str(error).splitlines()[0]}") from error
+    fabric.launch()
+    return fabric
+
+
+def probe(env: EnvFactory, seed: int) -> Specs:
+    """The environment's spaces, from one that is made and closed again."""
+    env.prepare()
+    made = env.make(seed)
+    specs = specs_of(made)
+    made.close()
+    return specs
+
+
+def build_collector(
+    fabric: Fabric, dreamer: Dreamer, env: EnvFactory, options: CollectorOptions, num_envs: int, seed: int
+) -> Any:
+    """This rank's environments under the acting policy, in the precision of training."""
+
+    def act(*args: Any) -> Any:
+        with fabric.autocast():
+            return dreamer.act(*args)
+
+    first = seed * 1009 + fabric.global_rank * 31
+    generator = torch.Generator(fabric.device).manual_seed(first + 7)
+    envs = make_batched(env, num_envs, first, options.backend, primers(dreamer.initial(1)))
+    return make_collector(envs, CollectorPolicy(act, dreamer.specs, generator, fabric.device), options.steps)
+
+
+def play_randomly(fabric: Fabric, env: EnvFactory, specs: Specs, options: EvaluationOptions, seed: int) -> float | None:
+    """The random policy's mean return; one episode for images, which take long to draw."""
+    if not options.random_episodes or not fabric.is_global_zero:
+        return None
+    images = any(space.image for space in specs.obs.values())
+    return random_score(env, seed, 1 if images else options.random_episodes)[0]
+
+
+def build_evaluator(
+    env: EnvFactory, options: EvaluationOptions, gap_alarm: float | None, seed: int
+) -> Evaluator | None:
+    """Plays and dreams evaluation episodes in environments of its own."""
+    if not options.every:
+        return None
+    return Evaluator(
+        env,
+        episodes=options.episodes,
+        seed=seed,
+        num_envs=options.num_envs,
+        starts=options.starts,
+        gap_alarm=gap_alarm,
+        alarm_after=options.alarm_after,
+    )
+
+
+def build_callbacks(fabric: FabricOptions, checkpoint: CheckpointOptions, baseline: float | None) -> list[Callback]:
+    """What happens at the loop's borders, in this order; the user's own come before rows and checkpoints."""
+    return [
+        Signals(),
+        Forecast(random_score=baseline),
+        Episodes(),
+        Throughput(),
+        *(fabric.callbacks or []),
+        Video(),
+        Metrics(),
+        Checkpoint(
+            every_env_steps=checkpoint.every,
+            keep=checkpoint.keep,
+            keep_best=checkpoint.best,
+            monitor=checkpoint.monitor,
+            replay=checkpoint.replay,
+        ),
+    ]
