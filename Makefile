@@ -1,0 +1,41 @@
+# make train                              a real task learned in minutes on two CPU cores
+# make train CONFIG=dmc.yaml ARGS="--seed 1"
+# make test                               the tests, in the same environment with the test extra
+
+VENV   ?= .venv
+CONFIG ?= quickstart.yaml
+ARGS   ?=
+PYTEST ?=
+PYTHON ?=
+BIN    := $(VENV)/bin
+
+.PHONY: train test clean
+
+train: $(VENV)/.installed
+	$(BIN)/python -m dreamer_lightning fit --config $(CONFIG) $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST)
+
+# The first of these that really runs is 3.11 or 3.12 (labmaze, which dm_control needs, has no newer wheels).
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3.12 python3 python; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	    >/dev/null 2>&1; then \
+	    echo "creating $(VENV) with $$python"; \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "error: Python 3.11 or 3.12 with venv is needed and was not found; name yours with make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
