@@ -68,6 +68,21 @@ def fit(*configs: str, **options: Any) -> Any:
 
 def call(name: str, args: list[str]) -> Any:
     """Parse ``args`` against the signature of a command's function and call it."""
+    function, options = parse(name, args)
+    return function(**options)
+
+
+def rebuild(run: str) -> tuple[Any, Any]:
+    """The untrained agent of a run folder's config, and its environment factory."""
+    from dreamer_lightning.commands.build import probe
+    from dreamer_lightning.commands.networks import build_dreamer
+
+    options = parse("fit", ["--resume", run])[1]
+    return build_dreamer(probe(options["env"], options["seed"]), options), options["env"]
+
+
+def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
+    """A command's function, and what to call it with."""
     function = getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
     args, folders = with_configs(name, with_values(function, args))
     configfiles.join_import_path(folders)
@@ -82,7 +97,7 @@ def call(name: str, args: list[str]) -> Any:
     options.pop("config", None)
     if INTERNAL & set(inspect.signature(function).parameters):
         options["config_text"] = parser.dump(parsed, skip_none=False)
-    return function(**options)
+    return function, options
 
 
 def make_parser(function: Callable, positional: bool = False) -> Any:

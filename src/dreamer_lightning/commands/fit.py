@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dreamer_lightning import runfolder
-from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.callbacks.base import say
 from dreamer_lightning.callbacks.checkpoint import restore
 from dreamer_lightning.commands.build import (
@@ -25,6 +24,7 @@ from dreamer_lightning.commands.build import (
     probe,
 )
 from dreamer_lightning.commands.initialise import load_fitting
+from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
     CollectorOptions,
@@ -38,14 +38,12 @@ from dreamer_lightning.commands.options import (
 )
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.types import Size, Specs, UserError
-from dreamer_lightning.world_model import WorldModel
 
 
 def fit(
@@ -134,6 +132,7 @@ def fit(
     Raises:
         UserError: one line that says what is wrong, which option, and what would be right.
     """
+    options = dict(locals())
     limits = Limits(env_steps, updates, max_time)
     folder = check_run_dir(run_dir or default_run_dir(env, size, seed), resume, limits)
     found = find_checkpoint(folder, limits) if resume else None
@@ -147,29 +146,7 @@ def fit(
 
     L.seed_everything(seed, verbose=False)  # networks start alike on all ranks; everything else has its own generator
     specs = probe(env, seed)
-    model = WorldModel(
-        specs,
-        encoder=encoder,
-        rssm=rssm,
-        decoder=decoder,
-        reward=reward,
-        cont=cont,
-        horizon=losses.horizon,
-        contdisc=losses.contdisc,
-        reward_grad=losses.reward_grad,
-    )
-    actor_critic = ActorCritic(
-        specs,
-        model.feat_dim,
-        policy=policy,
-        value=value,
-        imag_length=imag_length,
-        imag_last=imag_last,
-        actor_gradient=actor_gradient,
-        value_aware=value_aware,
-        **losses.returns,
-    )
-    dreamer = Dreamer(model, actor_critic, losses.scales)
+    dreamer = build_dreamer(specs, options)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
     module, optim = devices.setup(dreamer, optimizer([p for p in dreamer.parameters() if p.requires_grad]))
 

@@ -50,7 +50,7 @@ class Evaluator:
         num_envs: episodes played at once; 0: as many as there are episodes, 8 at most.
         backend: environments in this process, or in worker processes.
         starts: states from which the sampled episodes are dreamed; 0 switches the comparison off.
-        gap_alarm: largest acceptable ``gap/return``, as a fraction of the size of the real return.
+        gap_alarm: largest acceptable ``gap/return``, in return; None: half the size of the real return.
         alarm_after: evaluations running above it until the warning.
         max_length: agent steps after which an endless episode is cut.
     """
@@ -63,7 +63,7 @@ class Evaluator:
         num_envs: int = 0,
         backend: Literal["serial", "process"] = "serial",
         starts: int = 64,
-        gap_alarm: float = 0.5,
+        gap_alarm: float | None = None,
         alarm_after: int = 3,
         max_length: int = 30_000,
     ):

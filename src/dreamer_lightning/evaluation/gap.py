@@ -162,12 +162,12 @@ class GapAlarm:
     """Warns once when the dream promises too much three evaluations running.
 
     Args:
-        fraction: largest acceptable ``gap/return``, as a fraction of the mean size of the real return (0.2 at least).
+        limit: largest acceptable ``gap/return``, in return; None: half the mean size of the real return (0.1 at least).
         patience: evaluations running.
     """
 
-    def __init__(self, fraction: float = 0.5, patience: int = 3):
-        self.fraction, self.patience = fraction, patience
+    def __init__(self, limit: float | None = None, patience: int = 3):
+        self.limit, self.patience = limit, patience
         self.count, self.warned = 0, False
 
     def update(self, metrics: dict[str, float]) -> bool:
@@ -175,16 +175,16 @@ class GapAlarm:
         if "gap/return" not in metrics:
             return False
         gap, real = metrics["gap/return"], metrics["gap/real_return"]
-        limit = self.fraction * max(real, 0.2)
+        limit = max(0.5 * real, 0.1) if self.limit is None else self.limit
         self.count = self.count + 1 if gap > limit else 0
         if self.warned or self.count < self.patience:
             return False
         self.warned = True
         logger.warning(
-            "gap/return: dreams promised %.3g more than the world paid (%.3g; gap_alarm %g allows %.3g), %d evaluations "
-            "running: the policy may be exploiting its model. Options that help: a shorter imag_length, "
+            "gap/return: dreams promised %.3g more than the world paid (%.3g; gap_alarm allows %.3g), %d evaluations"
+            " running: the policy may be exploiting its model. Options that help: a shorter imag_length, "
             "value_aware: latents, a higher train_ratio, a larger size.",
-            gap, real, self.fraction, limit, self.count,
+            gap, real, limit, self.count,
         )  # fmt: skip
         return True
 
