@@ -87,19 +87,20 @@ class BlockRSSM(nn.Module):
 
     # One step: the equations.
 
-    def core(
-        self, latent: Latent, action_in: Float[Tensor, "*b hidden"]
-    ) -> Float[Tensor, "*b d"]:
+    def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
         """The recurrence: next ``deter`` from the latent and the projected action."""
         x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
-        x = x.unsqueeze(-2).expand(*x.shape[:-1], self.blocks, -1)
-        x = torch.cat([latent.deter.unflatten(-1, (self.blocks, -1)), x], -1).flatten(-2)  # each block: its own + all
+        deter = latent.deter
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
-            x = self.act(norm(layer(x)))
-        reset, cand, update = self.gates(x).unflatten(-1, (self.blocks, 3, -1)).unbind(-2)
+            deter, x = (
+                self.act(norm(layer(deter, x))),
+                None,
+            )  # in the first layer each block sees its own part and all of x
+        reset, cand, update = self.gates.blocked(deter, x).chunk(3, -1)  # [g n d/g] each
         cand = torch.tanh(torch.sigmoid(reset) * cand)
         update = torch.sigmoid(update - 1)
-        return torch.lerp(latent.deter, cand.flatten(-2), update.flatten(-2))
+        old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
+        return torch.lerp(old, cand, update).transpose(0, 1).reshape(latent.deter.shape)
 
     def observe_step(
         self,
