@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, ConvTranspose2d, RMSNorm
+from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead
+from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.types import UserError
+from dreamer_lightning.errors import UserError
 
 Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
 
@@ -103,3 +105,38 @@ def rssm_layers(rssm: BlockRSSM) -> Layers:
     layers |= mlp_layers(rssm.post_mlp, "obs{}", "obs{}norm") | {"obslogit": rssm.post_logits}
     layers |= mlp_layers(rssm.prior_mlp, "prior{}", "prior{}norm") | {"priorlogit": rssm.prior_logits}
     return layers
+
+
+def head_layers(head: Head) -> Layers:
+    """``rew``, ``con``, ``val``, ``slowval``, ``pol``: an MLP and its outputs."""
+    layers = prefixed("mlp", mlp_layers(head.mlp))
+    if isinstance(head, BinaryHead):
+        return layers | {"head/logit": head.out}
+    if not isinstance(head, PolicyHead):
+        return layers | {"head/logits": head.out}
+    for (name, space), outs in zip(head.spaces.items(), head.outs, strict=True):
+        parts = ["logits"] if space.discrete else ["mean", "stddev"]
+        layers |= {f"head/{name}/{part}": out for part, out in zip(parts, outs, strict=True)}
+    return layers
+
+
+def normalizer_state(norm: Normalizer) -> dict[str, Tensor]:
+    """The running variables of ``retnorm``, ``valnorm`` or ``advnorm``."""
+    if isinstance(norm, PercentileNorm):
+        state = {"lo/value": norm.range[0].clone(), "hi/value": norm.range[1].clone()}
+    elif isinstance(norm, MeanStdNorm):
+        state = {"mean/value": norm.moments[0].clone(), "sqrs/value": norm.moments[1].clone()}
+    else:
+        return {}
+    return state | ({"corr/value": norm.corr.clone()} if norm.debias else {})
+
+
+@torch.no_grad()
+def load_normalizer(norm: Normalizer, state: Mapping[str, Tensor]) -> None:
+    """The inverse of ``normalizer_state``."""
+    for name, value in state.items():
+        if name == "corr/value":
+            norm.corr.copy_(value)
+        else:
+            pair = norm.range if isinstance(norm, PercentileNorm) else norm.moments
+            pair[int(name in ("hi/value", "sqrs/value"))] = value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
+from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.parity.record import NotRunnable
 from dreamer_lightning.types import Space, Specs
@@ -73,3 +76,33 @@ def rssm(options: Mapping, action_dim: int, embed_dim: int) -> BlockRSSM:
         outscale=options["outscale"],
         act=options["act"],
     )
+
+
+def head(options: Mapping) -> Callable[[int], Head]:
+    """The factory of a reward, continue or value head, from the size of the features."""
+    require(options, output=("symexp_twohot", "binary"))
+    sizes = {name: options[name] for name in ("units", "layers", "outscale", "act")}
+    if options["output"] == "binary":
+        return partial(BinaryHead, **sizes)
+    return partial(TwoHotHead, bins=options["bins"], **sizes)
+
+
+def policy(options: Mapping) -> Callable[[int, Specs], PolicyHead]:
+    """The factory of a policy head; the reference's own does not read ``unimix`` either."""
+    require(options)
+    outputs = options.get("output", {})
+    for name in outputs.values() if isinstance(outputs, Mapping) else [outputs]:
+        require({"output": name}, output=("bounded_normal", "categorical"))
+    names = ("units", "layers", "outscale", "act", "minstd", "maxstd")
+    return partial(PolicyHead, **{name: options[name] for name in names})
+
+
+def normalizer(options: Mapping) -> Callable[[], Normalizer]:
+    """The factory of a normaliser."""
+    rates = {name: options[name] for name in ("rate", "limit", "debias") if name in options}
+    if options["impl"] == "perc":
+        return partial(PercentileNorm, options["perclo"], options["perchi"], **rates)
+    if options["impl"] == "meanstd":
+        return partial(MeanStdNorm, **rates)
+    require(options, impl=("none",))
+    return Normalizer

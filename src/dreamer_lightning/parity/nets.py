@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from functools import partial
+
 from torch import Tensor, nn
 
 from dreamer_lightning import interop
 from dreamer_lightning.nets.blocks import ACTIVATIONS, MLP, BlockLinear, Conv2d, ConvTranspose2d, Linear, RMSNorm
-from dreamer_lightning.parity.record import GRADIENT, NotRunnable, Vectors
+from dreamer_lightning.parity.record import GRADIENT, Job, NotRunnable, Vectors
 
 
-def check(v: Vectors) -> None:
-    """Run every group of the file."""
+def jobs(v: Vectors) -> Iterator[Job]:
+    """The groups of the file."""
     for group in v.groups():
         if f"{group}/param/kernel" in v or f"{group}/param/scale" in v or group == "mlp":
-            _layer(v, group)
-    _activations(v)
+            yield group, partial(_layer, v, group)
+    yield "act", partial(_activations, v)
 
 
 def _layer(v: Vectors, group: str) -> None:

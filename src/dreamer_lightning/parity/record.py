@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,9 @@ AGENT_GRADIENT = 1e-3
 TWOHOT_PRED = 1e-6  # of sum(|p * bins|)
 UPDATE = 2e-4  # optimiser updates, relative; parameters in units of the learning rate
 LEARNED = 0.05  # trained parameters, in units of the learning rate
+
+
+Job = tuple[str, Callable[[], None]]  # a group of arrays, and what checks it
 
 
 class NotRunnable(Exception):
@@ -150,7 +154,7 @@ class Vectors:
 
     def same(self, key: str, got) -> None:
         """Compare a JSON entry: 0 where equal, 1 where not."""
-        self._add(key, float(self.json(key) != json.loads(json.dumps(got))), 0.0)
+        self.judge(key, float(self.json(key) != json.loads(json.dumps(got))), 0.0)
 
     def most(self, key: str, got, limit: float, unit: float, share: float) -> None:
         """Compare elements in the given unit, of which a ``share`` may lie outside."""
@@ -160,6 +164,11 @@ class Vectors:
             errors = np.sort(_errors(got, want, unit).reshape(-1))
             error = float(errors[max(0, errors.size - 1 - int(share * errors.size))])
         self._add(key, error, limit)
+
+    def judge(self, key: str, error: float, tolerance: float) -> None:
+        """Record an error that was measured elsewhere."""
+        self.array(key)
+        self._add(key, error, tolerance)
 
     def _add(self, key: str, error: float, tolerance: float) -> None:
         error = float(error) if np.isfinite(error) else HUGE

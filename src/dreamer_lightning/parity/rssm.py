@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,31 +12,36 @@ from dreamer_lightning import interop
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.parity import build
-from dreamer_lightning.parity.record import GRADIENT, SEQUENCE, Vectors
+from dreamer_lightning.parity.record import GRADIENT, SEQUENCE, Job, Vectors
 from dreamer_lightning.types import Latent
 
 
-def check(v: Vectors) -> None:
-    """Run every action space of the file."""
+def jobs(v: Vectors) -> Iterator[Job]:
+    """The groups of the file: one for each kind of actions."""
     for group in v.groups():
-        config = v.json(f"{group}/config")
-        spaces = {name: build.space(entry) for name, entry in config["act"].items()}
-        size = sum(entry.size for entry in spaces.values())
-        rssm = build.rssm(config["rssm"], size, config["token_size"]).to(v.dtype)
-        interop.load(interop.rssm_layers(rssm), v.under(f"{group}/param"))
+        yield group, partial(_group, v, group)
 
-        def action(name: str, spaces=spaces) -> Tensor:
-            actions = v.under(name)
-            floats = {key: x.requires_grad_() for key, x in actions.items() if x.is_floating_point()}
-            return build.flat_action(spaces, actions, v.dtype), floats
 
-        _core(v, f"{group}/core", rssm)
-        _prior(v, f"{group}/prior", rssm)
-        _obs1(v, f"{group}/obs1", rssm, action)
-        observed = _observe(v, f"{group}/observe", rssm, action)
-        _imagine(v, f"{group}/imagine", rssm, action)
-        _dist(v, f"{group}/dist", rssm.unimix)
-        _starts(v, f"{group}/starts", observed, rssm)
+def _group(v: Vectors, group: str) -> None:
+    config = v.json(f"{group}/config")
+    spaces = {name: build.space(entry) for name, entry in config["act"].items()}
+    size = sum(entry.size for entry in spaces.values())
+    rssm = build.rssm(config["rssm"], size, config["token_size"]).to(v.dtype)
+    interop.load(interop.rssm_layers(rssm), v.under(f"{group}/param"))
+
+    def action(name: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flat actions, and the continuous entries as leaves."""
+        actions = v.under(name)
+        floats = {key: x.requires_grad_() for key, x in actions.items() if x.is_floating_point()}
+        return build.flat_action(spaces, actions, v.dtype), floats
+
+    _core(v, f"{group}/core", rssm)
+    _prior(v, f"{group}/prior", rssm)
+    _obs1(v, f"{group}/obs1", rssm, action)
+    observed = _observe(v, f"{group}/observe", rssm, action)
+    _imagine(v, f"{group}/imagine", rssm, action)
+    _dist(v, f"{group}/dist", rssm.unimix)
+    _starts(v, f"{group}/starts", observed, rssm)
 
 
 def _latent(v: Vectors, prefix: str) -> Latent:
