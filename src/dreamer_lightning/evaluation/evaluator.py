@@ -25,6 +25,8 @@ from dreamer_lightning.evaluation.gap import (
 from dreamer_lightning.evaluation.openloop import error_metrics
 from dreamer_lightning.evaluation.rollout import Episode, device_of, own_randomness, rollout
 
+EVALUATION_SEED = 77_777  # added to seeds, so that no training environment is evaluated in
+
 
 @dataclass
 class Evaluation:
@@ -90,7 +92,7 @@ class Evaluator:
 
     def play(self, dreamer, generator: torch.Generator, greedy: bool) -> list[Episode]:
         """The episodes of one kind."""
-        env = make_batched(self.env_factory, self.num_envs, self.seed + 77_777, self.backend)
+        env = make_batched(self.env_factory, self.num_envs, self.seed + EVALUATION_SEED, self.backend)
         try:
             return rollout(dreamer, env, self.episodes, greedy, generator, max_length=self.max_length)
         finally:

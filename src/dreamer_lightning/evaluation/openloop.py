@@ -18,12 +18,14 @@ class OpenLoop:
     """Several dreams of one stretch of an episode, beside the truth. Time runs over ``context + length`` steps.
 
     Args:
+        start: the episode's step at which it begins.
         context: first steps, reconstructed from latents that saw their observation; the rest is imagined.
         truth: by decoded key [T, ...]; reward and cont too; images float in [0, 1];
             NaN where the episode had already ended.
         dream: by the same keys and "value" [samples, T, ...].
     """
 
+    start: int
     context: int
     truth: dict[str, np.ndarray]
     dream: dict[str, np.ndarray]
@@ -108,7 +110,7 @@ def open_loop(
         dream[name] = _join(getattr(past, name), getattr(future, name))
     if dreamer.world_model.contdisc:
         dream["cont"] = dream["cont"] / (1 - 1 / dreamer.world_model.horizon)
-    return OpenLoop(context, _truth(dreamer.specs, episode, start, context + length, list(future.obs)), dream)
+    return OpenLoop(start, context, _truth(dreamer.specs, episode, start, context + length, list(future.obs)), dream)
 
 
 def _imagine_on(dreamer, state: dict[str, Tensor], actions: Tensor, length: int, generator):

@@ -1,0 +1,98 @@
+"""Imagine from a trained agent's world model, beside reality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dreamer_lightning.agent import Agent
+from dreamer_lightning.commands.tables import metric_table, render
+from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator, compare
+from dreamer_lightning.evaluation.openloop import OpenLoop, open_loop
+from dreamer_lightning.evaluation.pictures import (
+    dream_figure,
+    dream_video,
+    film_strip,
+    image_keys,
+    save_figure,
+    write_image,
+    write_video,
+)
+from dreamer_lightning.evaluation.rollout import Episode, own_randomness
+from dreamer_lightning.runfolder import PLOTS, VIDEOS
+from dreamer_lightning.types import UserError
+
+
+def dream(
+    run: str,
+    samples: int = 8,
+    length: int = 50,
+    context: int = 5,
+    start: int = 0,
+    episodes: int = 4,
+    checkpoint: Literal["latest", "best"] = "latest",
+    seed: int = 1,
+    device: str | None = None,
+) -> str:
+    """Imagine from a trained agent's world model, beside reality: videos for images, plots for vectors, in DIR.
+
+    Args:
+        run: run folder.
+        samples: futures drawn from the same moment.
+        length: agent steps dreamed; past the episode's end the policy acts and the truth is missing.
+        context: agent steps that the model sees before it dreams.
+        start: agent step of the episode at which it begins to look.
+        episodes: real episodes played for the pictures and the error table.
+        checkpoint: the newest one, or the one with the best evaluation.
+        seed: of the environments and draws.
+        device: where it computes; None: the GPU if there is one.
+
+    Returns:
+        The report: errors by steps dreamed, and the files written.
+
+    Raises:
+        UserError: not a run folder, no complete checkpoint, or nothing to dream.
+    """
+    for name, value in (("samples", samples), ("length", length), ("context", context), ("episodes", episodes)):
+        if value < 1:
+            raise UserError(f"--{name}: {value} is too small; give 1 or more")
+    agent = Agent.load(run, checkpoint, device, seed)
+    with own_randomness():
+        generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
+        evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED)
+        played = evaluator.play(agent.dreamer, generator, greedy=False)
+        longest = max(episode.kept for episode in played)
+        if start < 0 or start >= longest:
+            raise UserError(f"--start: step {start} lies outside the episode ({longest - 1} steps); give 0 or more")
+        reached = [episode for episode in played if start < episode.kept - 1] or played[:1]
+        errors = compare(agent.dreamer, played, 128, generator)
+        futures = open_loop(agent.dreamer, reached[0], start, context, length, samples, generator)
+        lines = write_pictures(agent, futures, reached, length, generator, Path(run).expanduser())
+    table = metric_table({name: value for name, value in errors.items() if name.startswith("openloop/")})
+    return render(table, *(f"wrote {line}" for line in lines))
+
+
+def write_pictures(
+    agent: Agent, futures: OpenLoop, episodes: list[Episode], length: int, generator: torch.Generator, folder: Path
+) -> list[str]:
+    """Plots and videos of the futures, and a video with one dream of each episode; the paths."""
+    start, context = futures.start, futures.context
+    samples = len(futures.dream["reward"])
+    title = f"{agent.env_factory.name}: {samples} futures of {length} steps, after {context} seen (green)"
+    figure = dream_figure(agent.specs, futures, title)
+    paths = [str(save_figure(folder / PLOTS / "dream.png", figure))]
+    keys = image_keys(agent.specs, futures)
+    if not keys:
+        return paths
+    fitting = [e for e in episodes if start + context <= e.kept]
+    each = [open_loop(agent.dreamer, e, start, context, length, 1, generator) for e in fitting]
+    for key in keys:
+        name = key.replace("/", "_")
+        for kind, dreams in (("futures", [futures]), ("episodes", each)):
+            video = dream_video(dreams, key)
+            paths.append(str(write_video(folder / VIDEOS / f"dream_{name}_{kind}.mp4", video)))
+        strip = film_strip(dream_video(each[:1], key))
+        paths.append(str(write_image(folder / PLOTS / f"dream_{name}.png", strip)))
+    return paths

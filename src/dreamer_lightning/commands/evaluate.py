@@ -1,0 +1,93 @@
+"""Play episodes with a trained agent, and dream them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dreamer_lightning.agent import Agent
+from dreamer_lightning.commands.tables import metric_table, render, score_table
+from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
+from dreamer_lightning.evaluation.pictures import write_video
+from dreamer_lightning.evaluation.rollout import Episode, own_randomness, rollout
+from dreamer_lightning.runfolder import VIDEOS, write_atomic
+from dreamer_lightning.types import UserError
+
+
+def evaluate(
+    run: str,
+    episodes: int = 10,
+    checkpoint: Literal["latest", "best"] = "latest",
+    seed: int = 1,
+    video: bool = True,
+    starts: int = 128,
+    device: str | None = None,
+) -> str:
+    """Play episodes with a trained agent: a table, a video and DIR/evaluation.json.
+
+    Args:
+        run: run folder.
+        episodes: greedy episodes, and as many with sampled actions.
+        checkpoint: the newest one, or the one with the best evaluation.
+        seed: of the environments and draws; other starts than those of the evaluations during training.
+        video: write a video of one greedy episode where rendering works.
+        starts: states from which the sampled episodes are dreamed; 0: no dreams.
+        device: where it computes; None: the GPU if there is one.
+
+    Returns:
+        The report: scores, dreams against reality, and the files written.
+
+    Raises:
+        UserError: not a run folder, or it holds no complete checkpoint.
+    """
+    if episodes < 1:
+        raise UserError(f"--episodes: {episodes} plays nothing; give 1 or more")
+    agent = Agent.load(run, checkpoint, device, seed)
+    evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
+    metrics, played = evaluator.evaluate(agent.dreamer)
+    folder = Path(run).expanduser()
+    path = folder / "evaluation.json"
+    write_atomic(path, json.dumps(summary(agent, metrics, played, checkpoint), indent=1) + "\n")
+    lines = [f"wrote {path}"]
+    if video:
+        lines.append(film(agent, folder, seed))
+    title = f"{agent.env_factory.name}, {checkpoint} checkpoint at env step {agent.clocks.get('env_step', '?')}"
+    kinds = {kind: [e for e in played if e.greedy == (kind == "greedy")] for kind in ("greedy", "sampled")}
+    return render(score_table(title, kinds), metric_table(metrics), *lines)
+
+
+def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], checkpoint: str) -> dict[str, Any]:
+    """What evaluation.json holds."""
+    kinds: dict[str, Any] = {}
+    for kind in ("greedy", "sampled"):
+        found = [episode for episode in played if episode.greedy == (kind == "greedy")]
+        scores = [episode.score for episode in found]
+        kinds[kind] = {
+            "mean": float(np.mean(scores)),
+            "std": float(np.std(scores)),
+            "returns": scores,
+            "lengths": [episode.length for episode in found],
+        }
+    rest = {name: value for name, value in metrics.items() if not name.startswith("eval/")}
+    clocks = {name: agent.clocks.get(name) for name in ("env_step", "agent_step", "update")}
+    return {"episodes": len(played) // 2, **kinds, "metrics": rest, "checkpoint": checkpoint, **clocks}
+
+
+def film(agent: Agent, folder: Path, seed: int, steps: int = 1000) -> str:
+    """Writes a video of one greedy episode; one line that says where, or why not."""
+    factory = agent.env_factory
+    with own_randomness():
+        env = factory.make(EVALUATION_SEED + seed, pixels_for_video=True)
+        env.reset()
+        if factory.frame(env) is None:
+            env.close()
+            return "no video: pictures cannot be drawn on this machine (no working GL, or the task has no picture)"
+        generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
+        (episode,) = rollout(agent.dreamer, env, 1, True, generator, keep=1, max_length=steps, frame=factory.frame)
+        env.close()
+    path = write_video(folder / VIDEOS / "evaluation.mp4", np.stack(episode.frames), fps=30)
+    return f"wrote {path} (greedy, score {episode.score:.1f})"

@@ -1,0 +1,53 @@
+"""Tables of the commands, as text."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dreamer_lightning.evaluation.rollout import Episode
+
+
+def score_table(title: str, kinds: dict[str, list[Episode]]) -> Table:
+    """Scores and lengths, a row for each kind of episodes."""
+    table = Table(title=title, title_justify="left")
+    for name in ("actions", "episodes", "mean", "std", "min", "max", "length"):
+        table.add_column(name, justify="left" if name == "actions" else "right")
+    for kind, episodes in kinds.items():
+        scores = np.array([episode.score for episode in episodes])
+        length = np.mean([episode.length for episode in episodes])
+        numbers = (scores.mean(), scores.std(), scores.min(), scores.max(), length)
+        table.add_row(kind, str(len(episodes)), *(f"{number:.1f}" for number in numbers))
+    return table
+
+
+def metric_table(metrics: dict[str, float]) -> Table:
+    """Dreams against reality: a row for each quantity, a column for each number of steps."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if name.startswith(("gap/", "openloop/")) and name != "gap/alarm":
+            base, _, steps = name.partition("@")
+            rows.setdefault(base, {})[steps] = value
+    columns = sorted({steps for row in rows.values() for steps in row if steps}, key=int)
+    table = Table(title="dreams against reality, by steps dreamed", title_justify="left")
+    table.add_column("metric")
+    for name in ["all", *columns]:
+        table.add_column(name, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:.4g}" if key in row else "" for key in ["", *columns]))
+    return table
+
+
+def render(*parts: Table | str) -> str:
+    """Tables and lines as one text without colour."""
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True, highlight=False, markup=False)
+        elif part.rows:
+            console.print(part)
+    return re.sub(r"[ ]+\n", "\n", console.file.getvalue()).rstrip("\n")
