@@ -27,7 +27,9 @@ ValueAware = Literal["latents", "critic", "off"]
 class Dynamics(Protocol):
     """What imagination needs of a world model."""
 
-    def imagine(self, latent: Latent, policy: Callable[[Tensor, int], Tensor], noise: Tensor) -> tuple[Latent, Tensor]: ...
+    def imagine(
+        self, latent: Latent, policy: Callable[[Tensor, int], Tensor], noise: Tensor
+    ) -> tuple[Latent, Tensor]: ...
 
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]: ...
 

@@ -137,7 +137,9 @@ class Dreamer(nn.Module):
     def choose(self, feat: Float[Tensor, "n f"], generator: torch.Generator | None, greedy: bool) -> Tensor:
         """An action of the policy at each state."""
         policy = self.actor_critic.policy
-        return policy(feat).pred() if greedy else policy(feat).sample(policy.noise((len(feat),), generator, self.device))
+        return (
+            policy(feat).pred() if greedy else policy(feat).sample(policy.noise((len(feat),), generator, self.device))
+        )
 
     # Looking into the model.
 

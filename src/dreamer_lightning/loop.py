@@ -1,10 +1,10 @@
 """The algorithm: collect, train by ratio, evaluate; everything else happens in callbacks at its borders.
 
-    repeat
-        play the latest policy for a few steps in every environment, keep the records
-        for each `batch_size * batch_length / train_ratio` agent steps played
-            replay a batch, one gradient step on one scalar, write fresher latents back
-        on schedule: evaluate in a separate environment, log
+repeat
+    play the latest policy for a few steps in every environment, keep the records
+    for each `batch_size * batch_length / train_ratio` agent steps played
+        replay a batch, one gradient step on one scalar, write fresher latents back
+    on schedule: evaluate in a separate environment, log
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class BlockLinear(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def blocked(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
-        """The output before its blocks are joined, [blocks, *b flattened, out/blocks]: saves a copy where it will do."""
+        """The output before its blocks are joined, [blocks, *b flattened, out/blocks]: saves a copy where that does."""
         own = x.shape[-1] // self.blocks
         parts = x.reshape(-1, self.blocks, own).transpose(0, 1)  # [g n i], a view
         if shared is None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
+from dreamer_lightning.nets.scan import ObserveScan, Shape, Weights
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
@@ -81,6 +82,7 @@ class BlockRSSM(nn.Module):
         self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
         self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
         self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
+        self.scannable = dyn_layers == obs_layers == 1 and act == "silu" and not absolute
         self.post_logits = Linear(self.post_mlp.out_dim, self.stoch_dim, outscale)
         self.prior_mlp = MLP(deter, hidden, img_layers, act)
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.stoch_dim, outscale)
@@ -147,12 +149,35 @@ class BlockRSSM(nn.Module):
         Returns:
             Posterior latents [b, t, .] and their logits.
         """
+        if self.scannable and embed.dtype == latent.deter.dtype == torch.float32 and not autocasting(embed):
+            return self.scan(latent, prev_action, embed, is_first, noise)
         latents, logits = [], []
         for t in range(embed.shape[1]):
             latent, logit = self.observe_step(latent, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             latents.append(latent)
             logits.append(logit)
         return stack(latents), torch.stack(logits, 1)
+
+    def scan(self, latent, prev_action, embed, is_first, noise) -> tuple[Latent, Tensor]:
+        """``observe`` with a backward of its own; what does not recur is done for all steps at once."""
+        keep = (~is_first).to(embed.dtype).t().unsqueeze(-1)  # [t b 1]
+        first, norm = self.post_mlp.linears[0], self.post_mlp.norms[0]
+        by_deter, by_embed = first.weight.split([self.deter_dim, embed.shape[-1]], 1)
+        action_in = self.project_action(prev_action.transpose(0, 1) * keep)
+        embed_in = torch.nn.functional.linear(embed.transpose(0, 1), by_embed, first.bias)
+        h, z = self.deter_in, self.stoch_in
+        weights = Weights(
+            *(h.linears[0].weight, h.linears[0].bias, z.linears[0].weight, z.linears[0].bias),
+            torch.stack([h.norms[0].weight, z.norms[0].weight]),
+            *(self.hidden[0].weight, self.hidden[0].bias, self.hidden_norm[0].weight),
+            *(self.gates.weight, self.gates.bias, by_deter, norm.weight),
+            *(self.post_logits.weight, self.post_logits.bias),
+        )
+        shape = Shape(self.blocks, self.stoch, self.classes, self.unimix, norm.eps)
+        noise = noise.transpose(0, 1)
+        deter, stoch, logits = ObserveScan.apply(*latent, action_in, embed_in, keep, noise, shape, *weights)
+        logits = logits.unflatten(-1, (self.stoch, self.classes)).transpose(0, 1)
+        return Latent(deter.transpose(0, 1), stoch.transpose(0, 1)), logits
 
     def imagine(
         self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h s"]
@@ -241,3 +266,8 @@ class BlockRSSM(nn.Module):
 def stack(latents: list[Latent]) -> Latent:
     """Latents of successive steps [*b, .] as one [*b, t, .]."""
     return Latent(torch.stack([x.deter for x in latents], -2), torch.stack([x.stoch for x in latents], -2))
+
+
+def autocasting(x: Tensor) -> bool:
+    """Whether matrix products on ``x``'s device run in another precision than its own."""
+    return torch.is_autocast_enabled(x.device.type)

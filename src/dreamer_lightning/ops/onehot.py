@@ -38,7 +38,9 @@ def sample(probs: Float[Tensor, "*b c"], noise: Shaped[Tensor, "*b"]) -> Float[T
 def draw(probs: Float[Tensor, "*b c"], noise: Shaped[Tensor, "*b"]) -> Float[Tensor, "*b c"]:
     """The value of ``sample`` without a gradient."""
     classes = torch.arange(probs.shape[-1], device=probs.device)
-    if noise.is_floating_point():  # dropping the last edge keeps the index in range when rounding leaves the sum below 1
+    if (
+        noise.is_floating_point()
+    ):  # dropping the last edge keeps the index in range when rounding leaves the sum below 1
         noise = (probs.cumsum(-1)[..., :-1] <= noise.unsqueeze(-1)).sum(-1)
     return (noise.unsqueeze(-1) == classes).to(probs.dtype)
 

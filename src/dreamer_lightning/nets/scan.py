@@ -1,0 +1,225 @@
+"""The observe scan of ``BlockRSSM`` with its own backward: same numbers as the step-by-step loop, a third of the time.
+
+Stepping through 64 records under autograd costs more in bookkeeping than in arithmetic. Here the loop forward keeps only
+pre-activations; the loop backward does only what depends on the step after it; everything else, the derivatives of
+activations before that loop and the gradients of weights after it, is done once for all steps in wide products.
+`BlockRSSM.observe_step` is the readable twin; the tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dreamer_lightning.ops import onehot
+
+aten = torch.ops.aten
+
+
+class Weights(NamedTuple):
+    """Everything that recurs. Kernels as the layers keep them ([out, in], block-linear [g, in/g, out/g])."""
+
+    deter_in: Tensor  # [u d]
+    deter_bias: Tensor
+    stoch_in: Tensor  # [u z]
+    stoch_bias: Tensor
+    in_norm: Tensor  # [2 u]: of both
+    hidden: Tensor  # [g d/g+3u d/g]
+    hidden_bias: Tensor
+    hidden_norm: Tensor  # [d]
+    gates: Tensor  # [g d/g 3d/g]
+    gates_bias: Tensor
+    post: Tensor  # [v d]: the part of the posterior's first layer that sees deter
+    post_norm: Tensor  # [v]
+    logits: Tensor  # [z v]
+    logits_bias: Tensor
+
+
+class Shape(NamedTuple):
+    """Plain numbers: blocks, groups and classes of ``stoch``, unimix, and the norms' eps."""
+
+    blocks: int
+    stoch: int
+    classes: int
+    unimix: float
+    eps: float
+
+
+class ObserveScan(torch.autograd.Function):
+    """(deter0, stoch0, action_in [t b u], embed_in [t b v], keep [t b 1], noise [t b s]) -> deter, stoch, logits [t b .].
+
+    ``action_in`` is the projected action, ``embed_in`` what the posterior's first layer makes of the embedding (bias
+    included), ``keep`` is 0 where an episode begins.
+    """
+
+    @staticmethod
+    def forward(ctx, deter, stoch, action_in, embed_in, keep, noise, shape: Shape, *weights):
+        w, (steps, b, u) = Weights(*weights), action_in.shape
+        d, z, g = deter.shape[-1], stoch.shape[-1], shape.blocks
+        new = deter.new_empty
+        hm, zm = new(steps, b, d), new(steps, b, z)  # what enters each step, after the reset
+        pre_in, x = new(steps, b, 2, u), torch.cat([new(steps, b, 2 * u), action_in], -1)
+        pre_hid, gates, pre_post = new(steps, b, d), new(steps, g, b, 3 * d // g), new(steps, b, w.post.shape[0])
+        deters, stochs, logits = new(steps, b, d), new(steps, b, z), new(steps, b, z)
+        own, shared = split_kernel(w.hidden, d // g)
+        in_kernels = w.deter_in.t(), w.stoch_in.t()
+        post, logit = w.post.t(), w.logits.t()
+        hidden_bias, gates_bias = w.hidden_bias, w.gates_bias.view(g, 1, -1)
+        for t in range(steps):
+            h = torch.mul(deter, keep[t], out=hm[t])
+            s = torch.mul(stoch, keep[t], out=zm[t])
+            pre_in[t, :, 0] = torch.addmm(w.deter_bias, h, in_kernels[0])
+            pre_in[t, :, 1] = torch.addmm(w.stoch_bias, s, in_kernels[1])
+            x[t, :, : 2 * u] = norm_silu(pre_in[t], w.in_norm, shape.eps).view(b, 2 * u)
+            wide = torch.addmm(hidden_bias, x[t], shared, out=pre_hid[t]).view(b, g, -1)
+            wide += torch.bmm(h.view(b, g, -1).transpose(0, 1), own).transpose(0, 1)
+            y = norm_silu(pre_hid[t], w.hidden_norm, shape.eps)
+            torch.baddbmm(gates_bias, y.view(b, g, -1).transpose(0, 1), w.gates, out=gates[t])
+            reset, cand, update = gates[t].chunk(3, -1)
+            cand = torch.tanh(torch.sigmoid(reset) * cand)
+            old = h.view(b, g, -1).transpose(0, 1)
+            deter = deters[t]
+            deter.view(b, g, -1).transpose(0, 1).copy_(torch.lerp(old, cand, torch.sigmoid(update - 1)))
+            torch.addmm(embed_in[t], deter, post, out=pre_post[t])
+            torch.addmm(w.logits_bias, norm_silu(pre_post[t], w.post_norm, shape.eps), logit, out=logits[t])
+            probs = onehot.mixed_probs(logits[t].view(b, shape.stoch, shape.classes), shape.unimix)
+            stoch = stochs[t]
+            stoch.view(b, shape.stoch, shape.classes).copy_(onehot.draw(probs, noise[t]))
+        ctx.shape = shape
+        ctx.save_for_backward(hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights)
+        return deters, stochs, logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_deter, grad_stoch, grad_logits):
+        hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights = ctx.saved_tensors
+        w, shape = Weights(*weights), ctx.shape
+        steps, b, d = hm.shape
+        g, u = shape.blocks, pre_in.shape[-1]
+        of_in = Norm(pre_in, w.in_norm, shape.eps)
+        of_hid = Norm(pre_hid, w.hidden_norm, shape.eps)
+        of_post = Norm(pre_post, w.post_norm, shape.eps)
+        to_gates, to_old = gate_slopes(gates, hm)
+        probs = torch.softmax(logits.view(steps, b, shape.stoch, shape.classes).float(), -1)
+        own, shared = split_kernel(w.hidden, d // g)
+        own, shared, gate_kernel = own.transpose(1, 2), shared.t(), w.gates.transpose(1, 2)
+        new = hm.new_empty
+        d_gates, d_out, d_y = torch.empty_like(gates), torch.empty_like(pre_post), torch.empty_like(hm)
+        d_logits, d_post, d_hid, d_x = (
+            grad_logits.clone(),
+            torch.empty_like(pre_post),
+            torch.empty_like(hm),
+            torch.empty_like(x),
+        )
+        d_in = torch.empty_like(pre_in)
+        d_deter, d_stoch = torch.zeros_like(hm[0]), torch.zeros_like(zm[0])
+        dz = new(b, shape.stoch, shape.classes)
+        for t in range(steps - 1, -1, -1):
+            torch.add(grad_stoch[t], d_stoch, out=dz.view(b, -1))
+            dz_logits = aten._softmax_backward_data(dz, probs[t], -1, dz.dtype).view(b, -1)
+            d_logits[t].add_(dz_logits, alpha=1 - shape.unimix)
+            torch.mm(d_logits[t], w.logits, out=d_out[t])
+            of_post.backward(t, d_out[t], d_post[t])
+            dh = torch.addmm(grad_deter[t], d_post[t], w.post).add_(d_deter)
+            dh_blocks = dh.view(b, g, -1).transpose(0, 1)
+            torch.mul(dh_blocks.unsqueeze(2), to_gates[t], out=d_gates[t].view(g, b, 3, -1))
+            d_y[t].view(b, g, -1).transpose(0, 1).copy_(torch.bmm(d_gates[t], gate_kernel))
+            of_hid.backward(t, d_y[t], d_hid[t])
+            torch.mm(d_hid[t], shared, out=d_x[t])
+            of_in.backward(t, d_x[t, :, : 2 * u].reshape(b, 2, u), d_in[t])
+            d_old = torch.baddbmm(dh_blocks * to_old[t], d_hid[t].view(b, g, -1).transpose(0, 1), own)
+            d_deter = torch.addmm(d_old.transpose(0, 1).reshape(b, d), d_in[t, :, 0], w.deter_in).mul_(keep[t])
+            d_stoch = torch.mm(d_in[t, :, 1], w.stoch_in).mul_(keep[t])
+
+        flat = lambda tensor: tensor.flatten(0, 1)  # noqa: E731
+        y_blocks = silu_norm_blocks(of_hid, g)
+        d_gates = d_gates.transpose(0, 1).reshape(g, steps * b, -1)
+        d_hid_flat = flat(d_hid)
+        hm_blocks = flat(hm).view(-1, g, d // g).transpose(0, 1)
+        d_own = torch.bmm(hm_blocks.transpose(1, 2), d_hid_flat.view(-1, g, d // g).transpose(0, 1))
+        d_shared = (flat(x).t() @ d_hid_flat).view(-1, g, d // g).transpose(0, 1)
+        grads = Weights(
+            deter_in=flat(d_in[:, :, 0]).t() @ flat(hm),
+            deter_bias=d_in[:, :, 0].sum((0, 1)),
+            stoch_in=flat(d_in[:, :, 1]).t() @ flat(zm),
+            stoch_bias=d_in[:, :, 1].sum((0, 1)),
+            in_norm=of_in.weight_grad(d_x[:, :, : 2 * u].reshape(steps, b, 2, u)),
+            hidden=torch.cat([d_own, d_shared], 1),
+            hidden_bias=d_hid_flat.sum(0),
+            hidden_norm=of_hid.weight_grad(d_y),
+            gates=torch.bmm(y_blocks.transpose(1, 2), d_gates),
+            gates_bias=d_gates.sum(1).flatten(),
+            post=flat(d_post).t() @ flat(deters),
+            post_norm=of_post.weight_grad(d_out),
+            logits=flat(d_logits).t() @ flat(of_post.output()),
+            logits_bias=d_logits.sum((0, 1)),
+        )
+        return d_deter, d_stoch, d_x[:, :, 2 * u :], d_post, None, None, None, *grads
+
+
+class Norm:
+    """RMS norm and SiLU of all steps at once: what their backward needs, and the backward of one step.
+
+    Args:
+        pre: inputs of the norm, [t, ..., features].
+        weight: the norm's scale, [..., features].
+        eps: of the norm.
+    """
+
+    def __init__(self, pre: Tensor, weight: Tensor, eps: float):
+        self.inverse = inverse_rms(pre, eps)
+        self.normed = pre * self.inverse
+        self.weight = weight
+        self.before_silu = self.normed * weight
+        sigmoid = torch.sigmoid(self.before_silu)
+        self.slope = sigmoid * (1 + self.before_silu * (1 - sigmoid))
+        self.to_normed = self.slope * weight
+        self.mean_normed = self.normed / pre.shape[-1]
+
+    def backward(self, t: int, grad: Tensor, out: Tensor) -> None:
+        """From the gradient of step ``t``'s output to that of the norm's input."""
+        grad = grad * self.to_normed[t]
+        along = (grad * self.mean_normed[t]).sum(-1, keepdim=True)
+        torch.mul(torch.addcmul(grad, self.normed[t], along, value=-1), self.inverse[t], out=out)
+
+    def weight_grad(self, grad: Tensor) -> Tensor:
+        """Gradient of the scale, from the gradients of all outputs."""
+        return (grad * self.slope * self.normed).sum((0, 1))
+
+    def output(self) -> Tensor:
+        return torch.nn.functional.silu(self.before_silu)
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+
+
+def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.nn.functional.silu((x * inverse_rms(x, eps)).mul_(weight), inplace=True)
+
+
+def silu_norm_blocks(norm: Norm, blocks: int) -> Tensor:
+    """Outputs of the hidden layer as [blocks, t*b, d/blocks]."""
+    y = norm.output().flatten(0, 1)
+    return y.view(len(y), blocks, -1).transpose(0, 1)
+
+
+def split_kernel(hidden: Tensor, own: int) -> tuple[Tensor, Tensor]:
+    """The hidden layer's kernel as the blocks' own part [g, own, out] and the shared part [rest, g*out]."""
+    shared = hidden[:, own:].transpose(0, 1).reshape(hidden.shape[1] - own, -1)
+    return hidden[:, :own].contiguous(), shared
+
+
+def gate_slopes(gates: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the next ``deter`` by reset, cand and update gate [t, g, b, 3, d/g], and by the old ``deter``."""
+    steps, g, b, _ = gates.shape
+    reset, cand, update = gates.chunk(3, -1)
+    reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
+    new = torch.tanh(reset * cand)
+    old = old.view(steps, b, g, -1).transpose(1, 2)
+    by_new = update * (1 - new.square())
+    slopes = torch.stack([by_new * cand * reset * (1 - reset), by_new * reset, (new - old) * update * (1 - update)], -2)
+    return slopes, 1 - update

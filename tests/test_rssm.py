@@ -1,0 +1,99 @@
+"""The RSSM: shapes, resets, packing, and the scan against its step-by-step twin."""
+
+import pytest
+import torch
+
+from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.types import Latent, UserError
+
+SIZES = {"deter": 64, "hidden": 16, "stoch": 4, "classes": 8}
+
+
+def make(**options) -> BlockRSSM:
+    torch.manual_seed(0)
+    rssm = BlockRSSM(6, 24, **{**SIZES, **options})
+    for parameter in rssm.parameters():  # biases and scales away from where they start
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return rssm
+
+
+def inputs(b=5, t=9):
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, generator=generator).requires_grad_()  # noqa: E731
+    is_first = torch.rand(b, t, generator=generator) < 0.3
+    return Latent(draw(b, 64), draw(b, 32)), draw(b, t, 6), draw(b, t, 24), is_first
+
+
+def observe_and_backward(scan: bool) -> dict[str, torch.Tensor]:
+    rssm, (latent, action, embed, is_first) = make(), inputs()
+    rssm.scannable = scan
+    generator = torch.Generator().manual_seed(2)
+    post, logits = rssm.observe(latent, action, embed, is_first, rssm.noise(5, 9, generator=generator))
+    total = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (post.deter, post.stoch, logits))
+    total.backward()
+    leaves = {"deter0": latent.deter, "stoch0": latent.stoch, "action": action, "embed": embed}
+    grads = {name: x.grad for name, x in (leaves | dict(rssm.named_parameters())).items() if x.grad is not None}
+    return {"deter": post.deter.detach(), "stoch": post.stoch.detach(), "logits": logits.detach()} | grads
+
+
+def test_scan_equals_stepping_in_values_and_gradients():
+    fast, slow = observe_and_backward(True), observe_and_backward(False)
+    assert fast.keys() == slow.keys()
+    for name, want in slow.items():
+        assert (fast[name] - want).norm() <= 2e-6 * want.norm(), name
+
+
+def test_first_step_forgets_everything():
+    rssm, (latent, action, embed, _) = make(), inputs()
+    noise, first = rssm.noise(5), torch.ones(5, dtype=torch.bool)
+    got, _ = rssm.observe_step(latent, action[:, 0], embed[:, 0], first, noise)
+    want, _ = rssm.observe_step(rssm.initial(5), 0 * action[:, 0], embed[:, 0], ~first, noise)
+    assert torch.equal(got.deter, want.deter)
+    assert torch.equal(got.stoch, want.stoch)
+
+
+def test_actions_beyond_one_are_scaled_back_without_a_gradient_through_the_scale():
+    rssm, big = make(), torch.full((1, 6), 5.0, requires_grad=True)
+    rssm.project_action(big).sum().backward()
+    unit = torch.ones(1, 6, requires_grad=True)
+    rssm.project_action(unit).sum().backward()
+    torch.testing.assert_close(big.grad, unit.grad / 5)
+
+
+@pytest.mark.parametrize("classes", [4, 300])
+def test_pack_keeps_every_latent(classes):
+    rssm = make(classes=classes)
+    latent, _ = rssm.imagine_step(rssm.initial(7), torch.zeros(7, 6), rssm.noise(7))
+    latent = Latent(latent.deter, torch.cat([latent.stoch[:6], torch.zeros_like(latent.stoch[:1])]))
+    packed = rssm.pack(latent)
+    assert packed["stoch"].dtype == (torch.uint8 if classes < 256 else torch.int16)
+    again = rssm.unpack(packed)
+    assert torch.equal(again.deter, latent.deter)
+    assert torch.equal(again.stoch, latent.stoch)
+
+
+def test_imagine_gives_one_more_state_and_action_than_steps():
+    rssm, seen = make(), []
+
+    def policy(feat, step):
+        seen.append(step)
+        return torch.zeros(3, 6)
+
+    latent, action = rssm.imagine(rssm.initial(3), policy, rssm.noise(3, 5))
+    assert latent.deter.shape == (3, 6, 64)
+    assert action.shape == (3, 6, 6)
+    assert seen == list(range(6))
+
+
+def test_sample_frequencies_follow_the_mixed_probabilities():
+    rssm = make()
+    logits = torch.tensor([3.0, 0, 0, 0, 0, 0, -30.0, 1.0]).expand(20000, 4, 8)
+    draws = rssm.draw(logits, rssm.noise(20000)).unflatten(-1, (4, 8)).mean((0, 1))
+    want = 0.99 * torch.softmax(logits[0, 0], -1) + 0.01 / 8
+    torch.testing.assert_close(draws, want, atol=0.01, rtol=0)
+    assert draws[6] > 0
+
+
+def test_blocks_must_divide_deter():
+    with pytest.raises(UserError, match="rssm.deter=60"):
+        BlockRSSM(6, 24, deter=60)
