@@ -2,8 +2,8 @@
 
 Hooks, each called as ``fabric.call(name, loop=loop, ...)`` and needing only the arguments it names:
 ``on_fit_start``, ``on_train_start``, ``on_collect_end(wire)``, ``on_train_batch_end(metrics)``, ``on_iteration_end``,
-``on_validation_start``, ``on_validation_end(metrics, episodes)``, ``on_log(row)``, ``on_media(name, path)``, ``on_save_checkpoint(state)``,
-``on_load_checkpoint(state)``, ``on_exception(error)``, ``on_train_end``, ``on_fit_end``.
+``on_validation_start``, ``on_validation_end(metrics, episodes)``, ``on_log(row)``, ``on_media(name, path)``,
+``on_save_checkpoint(state)``, ``on_load_checkpoint(state)``, ``on_exception(error)``, ``on_train_end``, ``on_fit_end``.
 """
 
 from __future__ import annotations

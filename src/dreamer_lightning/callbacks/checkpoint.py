@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.base import Callback, warn
+from dreamer_lightning.data import archive
 from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
 
 
@@ -39,7 +38,6 @@ class Checkpoint(Callback):
         self.keep_best, self.monitor, self.replay = keep_best, monitor, replay
         self.best: float | None = None
         self.saved: tuple[int, int] = (0, 0)  # env_step and update of the last attempt
-        self.failed = False
         self._hashes: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 
     # hooks
@@ -81,39 +79,36 @@ class Checkpoint(Callback):
         Returns:
             The checkpoint's folder (rank 0, when it was written), else None.
         """
-        clocks, fabric = loop.clocks, loop.fabric
+        if best and not loop.fabric.is_global_zero:
+            return None
+        clocks = loop.clocks
         name = runfolder.checkpoint_name(clocks.env_step, clocks.update)
         final = Path(loop.run_dir) / CHECKPOINTS / (f"{BEST}{name}" if best else name)
         temporary = final.with_name(f".tmp-{final.name}")
         if not best:
             self.saved = (int(clocks.env_step), int(clocks.update))
         error = None
-        try:
-            if fabric.is_global_zero:
-                self._clean(final.parent)
-                temporary.mkdir(parents=True)
-        except OSError as problem:
-            error = problem
-        fabric.barrier()
-        if error is None and not (best and not fabric.is_global_zero):
+        for step in (self._prepare, self._write_rank, self._commit):
             try:
-                self._write_rank(loop, temporary, best)
-            except (OSError, RuntimeError) as problem:
+                if error is None and (step == self._write_rank or loop.fabric.is_global_zero):
+                    step(loop, temporary, final, best)
+            except (OSError, RuntimeError, ValueError) as problem:  # torch tells of a full disk by RuntimeError
                 error = problem
-        fabric.barrier()
-        if fabric.is_global_zero and error is None:
-            try:
-                self._commit(loop, temporary, final, best)
-            except (OSError, RuntimeError, ValueError) as problem:
-                error = problem
-        fabric.barrier()
+            if not best:
+                loop.fabric.barrier()
         if error is not None:
             warn(f"checkpoint at env step {clocks.env_step} not written ({_reason(error)}); training goes on")
             shutil.rmtree(temporary, ignore_errors=True)
-        self.failed = error is not None
-        return final if fabric.is_global_zero and error is None else None
+        return final if loop.fabric.is_global_zero and error is None else None
 
-    def _write_rank(self, loop, folder: Path, best: bool) -> None:
+    def _prepare(self, loop, temporary: Path, final: Path, best: bool) -> None:
+        """Make the temporary folder, and remove what a killed process left behind."""
+        for pattern in (".tmp-*", ".old-*"):
+            for leftover in final.parent.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    def _write_rank(self, loop, folder: Path, final: Path, best: bool) -> None:
         rank = loop.fabric.global_rank
         files: dict[str, Any] = {}
         replay: dict[str, Any] = {}
@@ -130,10 +125,7 @@ class Checkpoint(Callback):
     def _save_replay(self, loop, shard: str) -> dict[str, Any]:
         folder = Path(loop.run_dir) / REPLAY / shard
         folder.mkdir(parents=True, exist_ok=True)
-        names = loop.replay.save(folder)
-        if names is None:
-            names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        return {f"{shard}/{name}": self._hash(folder / name, f"{shard}/{name}") for name in sorted(map(str, names))}
+        return {f"{shard}/{name}": self._hash(folder / name, f"{shard}/{name}") for name in loop.replay.save(folder)}
 
     def _hash(self, path: Path, key: str) -> dict[str, Any]:
         """Checksum of a replay file, read again only if the file has changed."""
@@ -173,7 +165,7 @@ class Checkpoint(Callback):
         self._prune(Path(loop.run_dir), final if best else None)
 
     def _prune(self, run_dir: Path, new_best: Path | None) -> None:
-        """Delete what is no longer kept, and the replay files that only deleted checkpoints refer to."""
+        """Delete the checkpoints that are no longer kept, and the replay files that none of the kept ones needs."""
         if new_best is not None:
             for old in (run_dir / CHECKPOINTS).glob(BEST + "*"):
                 if old != new_best:
@@ -181,20 +173,12 @@ class Checkpoint(Callback):
             return
         found = runfolder.checkpoints(run_dir)
         old, kept = found[: -self.keep], found[-self.keep :]
-        needed = {name for folder in kept for name in _replay_files(folder)}
         for folder in old:
-            unneeded = set(_replay_files(folder)) - needed
             runfolder.delete_checkpoint(folder)
-            for name in unneeded:
-                (run_dir / REPLAY / name).unlink(missing_ok=True)
-                self._hashes.pop(name, None)
-
-    @staticmethod
-    def _clean(folder: Path) -> None:
-        """Remove what a killed process left behind."""
-        for pattern in (".tmp-*", ".old-*"):
-            for leftover in folder.glob(pattern):
-                shutil.rmtree(leftover, ignore_errors=True)
+        needed = {name for folder in kept for name in _replay_files(folder)}
+        for shard in (run_dir / REPLAY).glob("rank-*"):
+            archive.prune(shard, [Path(name).name for name in needed if Path(name).parent.name == shard.name])
+        self._hashes = {name: known for name, known in self._hashes.items() if name in needed}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "saved": list(self.saved)}
@@ -232,26 +216,17 @@ def _keys(callbacks: list[Any]) -> list[tuple[str, Any]]:
 
 def rank_state(loop) -> dict[str, Any]:
     """What each rank saves for itself: the loop's own part of it, and every callback's state."""
-    own = loop.rank_state_dict() if hasattr(loop, "rank_state_dict") else {}
-    return {"loop": own, "callbacks": {name: _copied(cb.state_dict()) for name, cb in _keys(loop.callbacks)}}
-
-
-def _copied(state: Any) -> Any:
-    """Plain containers with tensors detached, on the CPU and independent of the originals."""
-    if isinstance(state, Tensor):
-        return state.detach().cpu().clone()
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_copied(value) for value in state)
-    return state
+    return {
+        "loop": loop.rank_state_dict() if hasattr(loop, "rank_state_dict") else {},
+        "callbacks": {name: cb.state_dict() for name, cb in _keys(loop.callbacks)},
+    }
 
 
 def restore(loop, folder: Path) -> dict[str, Any]:
     """Put a checkpoint back into the loop, its replay and its callbacks; call it before ``on_fit_start``.
 
     With another number of ranks than it was saved with, the replay shards are dealt round-robin and each rank's own
-    state (random states, environments) starts afresh where there is none to take.
+    state (random states, environments) starts afresh.
 
     Args:
         loop: a freshly built loop.
@@ -265,10 +240,14 @@ def restore(loop, folder: Path) -> dict[str, Any]:
     rank, world, saved_world = loop.fabric.global_rank, loop.fabric.world_size, manifest["world_size"]
     state = runfolder.load_tensors(folder / MODEL)
     loop.load_state_dict(state["loop"])
-    shards = [f"rank-{r}" for r in range(rank, saved_world, world)]
-    if manifest.get("replay"):
-        for shard in shards:
-            loop.replay.load(folder.parent.parent / REPLAY / shard)
+    if manifest["replay"]:
+        names: dict[str, list[str]] = {}
+        for name in manifest["replay"]:
+            names.setdefault(Path(name).parent.name, []).append(Path(name).name)
+        shards = [(folder.parent.parent / REPLAY / f"rank-{r}", names[f"rank-{r}"]) for r in range(saved_world)]
+        archive.load(loop.replay, shards, rank, world)
+    else:
+        loop.learning = False  # the replay fills up again first
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
     if own.exists():
         part = runfolder.load_tensors(own)

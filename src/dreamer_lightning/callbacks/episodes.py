@@ -29,21 +29,19 @@ class Episodes(Callback):
         next_ = wire["next"]
         reward = next_["reward"].squeeze(-1).double().cpu()  # [b t]
         done = next_["done"].squeeze(-1).cpu()  # [b t]
+        begins = wire["is_init"].squeeze(-1).cpu()  # [b t]
         num_envs, steps = reward.shape
         if self.score is None or len(self.score) != num_envs:
             self.score = torch.zeros(num_envs, dtype=torch.float64)
             self.length = torch.zeros(num_envs, dtype=torch.int64)
-        if not done.any():
-            self.score += reward.sum(1) if steps > 1 else reward[:, 0]
-            self.length += steps
-            return
         repeat = getattr(loop.env_factory, "repeat", 1)
         stride = num_envs * repeat * loop.fabric.world_size
         logged = _log_values(next_)
-        clocks = loop.clocks
+        clocks = loop.clocks  # they stand at the end of this wire batch
         for t in range(steps):
-            self.score += reward[:, t]
-            self.length += 1
+            old = ~begins[:, t]  # an episode that begins here owes nothing to one that was cut off, as by a resume
+            self.score = torch.where(old, self.score, 0.0) + reward[:, t]
+            self.length = torch.where(old, self.length, 0) + 1
             for env in done[:, t].nonzero()[:, 0].tolist():
                 row = {
                     "env_step": int(clocks.env_step - (steps - 1 - t) * stride),
@@ -55,7 +53,6 @@ class Episodes(Callback):
                 }
                 for name, value in logged.items():
                     row |= _spread(f"episode/{name}", value[env, t])
-                self.score[env], self.length[env] = 0.0, 0
                 self.waiting.append(row)
         if loop.fabric.world_size == 1:
             self._emit(loop, self.waiting)
