@@ -43,10 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"dreamer-lightning: {error}", file=sys.stderr)
         return 2
-    text = result if isinstance(result, str) else getattr(result, "note", "")
+    text = result if isinstance(result, str) else getattr(result, "text", "")
     if text:
         print(text)
-    return result if isinstance(result, int) else 0
+    for note in getattr(result, "notes", ()):
+        print(note, file=sys.stderr)
+    return getattr(result, "code", 0)
 
 
 def fit(*configs: str, **options: Any) -> Any:

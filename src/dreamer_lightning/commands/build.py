@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric import Fabric
 
-from dreamer_lightning.callbacks.base import Callback
-from dreamer_lightning.callbacks.checkpoint import Checkpoint
-from dreamer_lightning.callbacks.episodes import Episodes
-from dreamer_lightning.callbacks.forecast import Forecast
-from dreamer_lightning.callbacks.metrics import Metrics
-from dreamer_lightning.callbacks.signals import Signals
-from dreamer_lightning.callbacks.throughput import Throughput
-from dreamer_lightning.callbacks.video import Video
-from dreamer_lightning.commands.options import CheckpointOptions, CollectorOptions, EvaluationOptions, FabricOptions
+from dreamer_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    Curve,
+    Episodes,
+    Forecast,
+    Metrics,
+    Progress,
+    Signals,
+    Throughput,
+    Tracking,
+    Video,
+)
+from dreamer_lightning.commands.options import (
+    CheckpointOptions,
+    CollectorOptions,
+    EvaluationOptions,
+    FabricOptions,
+    WandbOptions,
+)
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
@@ -109,8 +121,28 @@ def build_evaluator(
     )
 
 
-def build_callbacks(fabric: FabricOptions, checkpoint: CheckpointOptions, baseline: float | None) -> list[Callback]:
-    """What happens at the loop's borders, in this order; the user's own come before rows and checkpoints."""
+def build_tracking(options: WandbOptions, env: EnvFactory, size: str, seed: int, config_text: str) -> Tracking | None:
+    """Weights & Biases, unless it is switched off."""
+    if options.mode == "disabled":
+        return None
+    return Tracking(
+        mode=options.mode,
+        project=options.project,
+        entity=options.entity,
+        name=options.name,
+        group=options.group,
+        tags=options.tags,
+        task=env.name,
+        size=size,
+        seed=seed,
+        config=yaml.safe_load(config_text),
+    )
+
+
+def build_callbacks(
+    fabric: FabricOptions, checkpoint: CheckpointOptions, baseline: float | None, tracking: Tracking | None
+) -> list[Callback]:
+    """What happens at the loop's borders, in this order: whatever adds to a row comes before those that write it."""
     return [
         Signals(),
         Forecast(random_score=baseline),
@@ -118,7 +150,9 @@ def build_callbacks(fabric: FabricOptions, checkpoint: CheckpointOptions, baseli
         Throughput(),
         *(fabric.callbacks or []),
         Video(),
+        *([tracking] if tracking else []),
         Metrics(),
+        Progress(),
         Checkpoint(
             every_env_steps=checkpoint.every,
             keep=checkpoint.keep,
@@ -126,4 +160,5 @@ def build_callbacks(fabric: FabricOptions, checkpoint: CheckpointOptions, baseli
             monitor=checkpoint.monitor,
             replay=checkpoint.replay,
         ),
+        Curve(random_score=baseline),
     ]

@@ -20,6 +20,7 @@ from dreamer_lightning.commands.build import (
     build_collector,
     build_evaluator,
     build_fabric,
+    build_tracking,
     play_randomly,
     probe,
 )
@@ -171,7 +172,8 @@ def fit(
     )
     baseline = play_randomly(devices, env, specs, evaluation, seed)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
-    callbacks = build_callbacks(fabric, checkpoint, baseline)
+    tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
+    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking)
     devices._callbacks = callbacks
 
     if devices.is_global_zero:  # nothing is written before everything is built
@@ -240,6 +242,6 @@ def find_checkpoint(folder: Path, limits: Limits) -> Path | Run | None:
     clocks = runfolder.read_manifest(checkpoint)
     for name, clock, limit in (("env_steps", "env_step", limits.env_steps), ("updates", "update", limits.updates)):
         if limit is not None and clocks[clock] >= limit:
-            note = f"{folder} is finished ({clocks[clock]} of {limit} {name}); a larger --{name} goes on with it"
-            return Run(folder, note)
+            text = f"{folder} is finished ({clocks[clock]} of {limit} {name}); a larger --{name} goes on with it"
+            return Run(folder, text)
     return checkpoint

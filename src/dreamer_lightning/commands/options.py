@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
-from dreamer_lightning.callbacks.base import Callback
+from dreamer_lightning.callbacks import Callback
 
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -203,7 +203,6 @@ class WandbOptions:
         group: group name; None: task and size.
         name: run name; None: task-size-seed.
         tags: further tags.
-        videos: upload videos.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -212,4 +211,3 @@ class WandbOptions:
     group: str | None = None
     name: str | None = None
     tags: list[str] | None = None
-    videos: bool = True

@@ -21,11 +21,11 @@ class Run:
 
     Args:
         dir: the folder: config.yaml, metrics.csv, checkpoints/, videos/, plots/.
-        note: what the command line says at the end.
+        text: what the command line says at the end.
     """
 
     dir: Path
-    note: str = ""
+    text: str = ""
 
     @property
     def metrics(self) -> list[dict[str, float | str | None]]:

@@ -1,0 +1,144 @@
+"""The direction of imports, and who may know what (the rules are in CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "dreamer_lightning"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+NOUNS = {"types", "errors"}
+MODEL = NOUNS | {"ops", "nets", "optim"}
+AGENT = MODEL | {"world_model", "actor_critic", "dreamer"}
+BORDERS = AGENT | {"envs", "data", "runfolder"}
+EVERYTHING = BORDERS | {"loop", "callbacks", "evaluation", "agent", "interop", "parity"}
+MAY_IMPORT = {
+    "errors": set(),
+    "types": {"errors"},
+    "ops": NOUNS | {"ops"},
+    "nets": NOUNS | {"ops", "nets"},
+    "optim": NOUNS | {"optim"},
+    "world_model": MODEL,
+    "actor_critic": MODEL,
+    "dreamer": MODEL | {"world_model", "actor_critic"},
+    "envs": NOUNS | {"envs"},
+    "data": NOUNS | {"envs", "data"},
+    "runfolder": NOUNS,
+    "loop": BORDERS - {"runfolder"},
+    "callbacks": BORDERS | {"callbacks", "evaluation"},
+    "evaluation": BORDERS | {"evaluation", "agent"},
+    "agent": BORDERS | {"evaluation", "commands"},
+    "interop": AGENT,
+    "parity": EVERYTHING,
+    "commands": EVERYTHING | {"commands", "", "configfiles", "cli"},
+    "configfiles": NOUNS,
+    "explain": NOUNS,
+    "arguments": NOUNS | {"configfiles"},
+    "cli": NOUNS | {"", "arguments", "configfiles", "explain", "commands"},
+    "__main__": {"cli"},
+    "": {"cli", "agent", "world_model", "actor_critic", "dreamer"},
+}
+SIMULATORS = {"dm_control", "mujoco", "ale_py", "dm_env", "cv2"}
+
+
+def part(path: Path) -> str:
+    """The first name below the package: ``nets`` of nets/rssm.py, ``cli`` of cli.py, empty for __init__.py."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if name == "__init__" else name
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Dotted names that a file imports, with the imported names appended."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    deferred = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if top_level_only and (node in deferred or node in typing_only):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def internal(path: Path) -> set[str]:
+    """Parts of the package that a file imports."""
+    parts = set()
+    for name in imports(path):
+        words = name.split(".")
+        if words[0] == "dreamer_lightning":
+            known = len(words) > 1 and ((PACKAGE / words[1]).is_dir() or (PACKAGE / f"{words[1]}.py").is_file())
+            parts.add(words[1] if known else "")
+    return parts
+
+
+def third_party(path: Path, top_level_only: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, top_level_only)} - {"dreamer_lightning"}
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
+names = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+@names
+def test_imports_point_one_way(path: Path):
+    assert part(path) in MAY_IMPORT, "a new part of the package: say in this test what it may import"
+    wrong = internal(path) - MAY_IMPORT[part(path)]
+    assert not wrong, f"{path.name} must not import {wrong}"
+
+
+@names
+def test_who_may_know_what(path: Path):
+    known, mine = third_party(path), part(path)
+    if mine in {"ops", "nets", "optim"}:
+        assert not known & {"lightning", "torchrl", "tensordict", "wandb", "gymnasium"}
+    if mine != "cli":
+        assert not known & {"jsonargparse", "omegaconf"}
+    if mine != "callbacks":
+        assert "wandb" not in known
+    assert not third_party(path, top_level_only=True) & SIMULATORS, "a simulator is imported where it is made"
+
+
+@names
+def test_no_print_no_cfg_no_device_calls(path: Path):
+    for call in calls(path):
+        name = ast.unparse(call.func)
+        assert name != "print" or part(path) in {"cli", "callbacks"}, f"{path.name}:{call.lineno} prints"
+        assert not name.endswith(".cuda"), f"{path.name}:{call.lineno} names a device"
+    words = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    assert "cfg" not in words
+
+
+@names
+def test_files_and_functions_stay_small(path: Path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= (150 if path.name == "cli.py" else 300)
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body:
+                assert node.end_lineno - body[0].lineno < 100, f"{node.name} is long"
+
+
+def test_world_model_and_actor_critic_are_strangers():
+    assert "actor_critic" not in internal(PACKAGE / "world_model.py")
+    assert "world_model" not in internal(PACKAGE / "actor_critic.py")
