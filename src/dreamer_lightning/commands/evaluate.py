@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.commands.tables import metric_table, render, score_table
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
+from dreamer_lightning.evaluation.film import film
 from dreamer_lightning.evaluation.pictures import write_video
-from dreamer_lightning.evaluation.rollout import Episode, own_randomness, rollout
+from dreamer_lightning.evaluation.rollout import Episode
 from dreamer_lightning.runfolder import VIDEOS, write_atomic
 from dreamer_lightning.types import UserError
 
@@ -54,7 +54,7 @@ def evaluate(
     write_atomic(path, json.dumps(summary(agent, metrics, played, checkpoint), indent=1) + "\n")
     lines = [f"wrote {path}"]
     if video:
-        lines.append(film(agent, folder, seed))
+        lines.append(write_film(agent, folder, seed))
     title = f"{agent.env_factory.name}, {checkpoint} checkpoint at env step {agent.clocks.get('env_step', '?')}"
     kinds = {kind: [e for e in played if e.greedy == (kind == "greedy")] for kind in ("greedy", "sampled")}
     return render(score_table(title, kinds), metric_table(metrics), *lines)
@@ -77,17 +77,10 @@ def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], chec
     return {"episodes": len(played) // 2, **kinds, "metrics": rest, "checkpoint": checkpoint, **clocks}
 
 
-def film(agent: Agent, folder: Path, seed: int, steps: int = 1000) -> str:
+def write_film(agent: Agent, folder: Path, seed: int) -> str:
     """Writes a video of one greedy episode; one line that says where, or why not."""
-    factory = agent.env_factory
-    with own_randomness():
-        env = factory.make(EVALUATION_SEED + seed, pixels_for_video=True)
-        env.reset()
-        if factory.frame(env) is None:
-            env.close()
-            return "no video: pictures cannot be drawn on this machine (no working GL, or the task has no picture)"
-        generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
-        (episode,) = rollout(agent.dreamer, env, 1, True, generator, keep=1, max_length=steps, frame=factory.frame)
-        env.close()
+    episode = film(agent.dreamer, agent.env_factory, seed + EVALUATION_SEED)
+    if episode is None:
+        return "no video: pictures cannot be drawn on this machine (no working GL, or the task has no picture)"
     path = write_video(folder / VIDEOS / "evaluation.mp4", np.stack(episode.frames), fps=30)
     return f"wrote {path} (greedy, score {episode.score:.1f})"

@@ -10,6 +10,7 @@ import torch
 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.evaluation.film import observed_frames
 from dreamer_lightning.evaluation.gap import (
     ERROR_STEPS,
     RETURN_STEPS,
@@ -85,6 +86,7 @@ class Evaluator:
             greedy = self.play(dreamer, generator, greedy=True)
             sampled = self.play(dreamer, generator, greedy=False)
             metrics = {**score_metrics("greedy", greedy), **score_metrics("sampled", sampled)}
+            greedy[0].frames = observed_frames(dreamer.specs, greedy[0])
             if self.starts:
                 metrics.update(compare(dreamer, sampled, self.starts, generator))
                 metrics["gap/alarm"] = float(self.alarm.update(metrics))
