@@ -98,7 +98,7 @@ def make_collector(env: EnvBase, policy: CollectorPolicy, steps: int = 1) -> Col
 
 def carried_state(collector: Collector) -> dict:
     """What the collector carries from batch to batch (observation, latents, flags) as a plain tree of tensors."""
-    return _plain(collector._carrier)
+    return _plain(collector._carrier.exclude("action", "next"))
 
 
 def set_carried_state(collector: Collector, state: Mapping) -> None:

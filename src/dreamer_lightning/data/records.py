@@ -29,8 +29,6 @@ collector's next batch: the last reward of each stream is carried from call to c
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -50,19 +48,16 @@ STREAM = "stream"  # which environment a record came from; the buffer consumes i
 _NOT_OBS = {"action", PREV_ACTION, LATENT, "next", "collector", "is_init", "done", "terminated", "truncated", "reward"}
 
 
-class Carry(NamedTuple):
-    """What must survive between two batches of the collector: ``reward`` [num_envs] of the last step of each stream."""
-
-    reward: Tensor
+Carry = dict[str, Tensor]  # what survives between two batches: "reward" [num_envs], the last of each stream
 
 
 def initial_carry(num_envs: int) -> Carry:
-    """The carry before the first batch.
+    """The carry before the first batch, and for streams that begin anew.
 
     Args:
         num_envs: number of streams, the first batch dimension of the wire.
     """
-    return Carry(torch.zeros(num_envs))
+    return {"reward": torch.zeros(num_envs)}
 
 
 def observation_keys(wire: TensorDictBase) -> list[str]:
@@ -88,7 +83,7 @@ def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[Tensor
     names = observation_keys(wire)
     is_first = wire.get("is_init").reshape(envs, steps)
     arrived = after.get("reward").reshape(envs, steps)
-    reward = torch.cat([carry.reward[:, None], arrived[:, :-1]], 1).masked_fill_(is_first, 0.0)
+    reward = torch.cat([carry["reward"][:, None], arrived[:, :-1]], 1).masked_fill_(is_first, 0.0)
     never = torch.zeros(envs, steps, dtype=torch.bool)
     latent = after.get(LATENT)
     latents = {name: latent.get(name) for name in sorted(latent.keys())}
@@ -106,7 +101,7 @@ def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[Tensor
     done = after.get("done").reshape(envs * steps)
     if done.any():
         rows = _insert_last_frames(rows, after, done.nonzero()[:, 0], names)
-    return _nested(rows), Carry(arrived[:, -1].clone())
+    return _nested(rows), {"reward": arrived[:, -1].clone()}
 
 
 def _insert_last_frames(rows: dict, after: TensorDictBase, ended: Tensor, names: list[str]) -> dict:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from dreamer_lightning.data import archive, restore
 from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.data.storage import Storage, flatten, nested
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
@@ -37,6 +39,7 @@ class Replay:
         online: batches first drain each stream's new, non-overlapping windows, so that fresh steps are seen soon.
         storage: ``memory``, or ``memmap`` for files in ``folder`` (page cache, not resident memory).
         folder: where ``memmap`` puts its files.
+        pin_memory: batches lie in page-locked memory, for copies to a GPU that do not wait.
 
     Raises:
         UserError: the capacity holds no window, or does not fit into the memory (or disk) that is free.
@@ -53,15 +56,19 @@ class Replay:
         online: bool = True,
         storage: Literal["memory", "memmap"] = "memory",
         folder: str | Path | None = None,
+        pin_memory: bool = False,
     ):
         self.capacity, self.capacity_gb = capacity, capacity_gb
         self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
-        self.online = online
+        self.online, self.pin_memory = online, pin_memory
         self.generator = torch.Generator().manual_seed(seed)
         self.storage = Storage(storage, folder)
         self.slots = 0  # of each stream's ring; known with the first records
         self.total = [0] * num_streams  # records ever written, per stream
+        self.oldest = [0] * num_streams  # no record before this one was ever here
         self.queue: deque[tuple[int, int]] = deque()  # (stream, number of the window's first record)
+        self.dirty = np.zeros(0, bool)  # slots whose latents changed since the last save
+        self.saved: archive.Saved | None = None
 
     # ---- sizes ---------------------------------------------------------------------------------------------------
 
@@ -72,7 +79,7 @@ class Replay:
     @property
     def steps(self) -> int:
         """Records held."""
-        return sum(min(total, self.slots) for total in self.total)
+        return sum(total - self.first(stream) for stream, total in enumerate(self.total))
 
     @property
     def bytes_per_step(self) -> int:
@@ -108,7 +115,7 @@ class Replay:
                 "(raise replay.capacity or replay.capacity_gb, or lower batch_length)"
             )
         self.storage.allocate(rows, slots * self.num_streams)
-        self.slots = slots
+        self.slots, self.dirty = slots, np.zeros(slots * self.num_streams, bool)
 
     def _slots(self, row_bytes: int) -> int:
         capacity = self.capacity
@@ -116,12 +123,12 @@ class Replay:
             capacity = min(capacity, int(self.capacity_gb * 1e9 / max(1, row_bytes)))
         return capacity // self.num_streams
 
-    def _first(self, stream: int) -> int:
+    def first(self, stream: int) -> int:
         """Number of the oldest record that a stream still holds."""
-        return max(0, self.total[stream] - self.slots)
+        return max(self.oldest[stream], self.total[stream] - self.slots)
 
     def _windows(self) -> list[int]:
-        return [max(0, min(total, self.slots) - self.length + 1) for total in self.total]
+        return [max(0, total - self.first(stream) - self.length + 1) for stream, total in enumerate(self.total)]
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -149,6 +156,7 @@ class Replay:
             rows = {key: value[keep] for key, value in rows.items()}
             slots = [slots[i] for i in keep]
         self.storage.write(rows, slots)
+        self.dirty[slots] = True
         for stream, before in enumerate(self.total):
             if self.online:
                 for window in range(before // self.length, total[stream] // self.length):
@@ -170,9 +178,10 @@ class Replay:
         written = 0
         for row, code in enumerate(index[:, -steps].tolist()):
             number, stream = divmod(code, self.num_streams)
-            skip = min(steps, max(0, self._first(stream) - number))
+            skip = min(steps, max(0, self.first(stream) - number))
             for slot, begin, end in self._pieces(stream, number + skip, steps - skip):
                 self.storage.write_slice({k: v[row, skip + begin : skip + end] for k, v in new.items()}, slot)
+                self.dirty[slot : slot + end - begin] = True
             written += steps - skip
         return written
 
@@ -192,13 +201,13 @@ class Replay:
 
         Returns:
             records [batch_size, length] with ``"index"`` [batch_size, length] int64. Element 0 has ``is_first`` (it is
-            the context step); ``is_last`` holds wherever the next record begins an episode, also after an abandoned one.
+            the context step); ``is_last`` holds wherever the next record begins an episode, also if one was abandoned.
 
         Raises:
             RuntimeError: no stream holds a whole window yet.
         """
         windows = self._draw()
-        batch = self.storage.empty((self.batch_size, self.length))
+        batch = self.storage.empty((self.batch_size, self.length), self.pin_memory)
         follows = torch.zeros(self.batch_size, 1, dtype=torch.bool)
         starts = torch.tensor([number * self.num_streams + stream for stream, number in windows])
         for row, (stream, number) in enumerate(windows):
@@ -217,7 +226,7 @@ class Replay:
         windows: list[tuple[int, int]] = []
         while self.queue and len(windows) < self.batch_size:
             stream, number = self.queue.popleft()
-            if number >= self._first(stream):
+            if number >= self.first(stream):
                 windows.append((stream, number))
         missing = self.batch_size - len(windows)
         if missing:
@@ -227,25 +236,46 @@ class Replay:
             for drawn in torch.randint(ends[-1], (missing,), generator=self.generator).tolist():
                 stream = bisect_right(ends, drawn)
                 begin = drawn - (ends[stream - 1] if stream else 0)
-                windows.append((stream, self._first(stream) + begin))
+                windows.append((stream, self.first(stream) + begin))
         return windows
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
+    def clear(self) -> None:
+        """Forget all records."""
+        self.total, self.oldest, self.saved = [0] * self.num_streams, [0] * self.num_streams, None
+        self.queue.clear()
+        self.dirty[:] = False
+
     def state_dict(self) -> dict:
-        """Counters, queue and random state; the records themselves go through ``save``."""
+        """Counters, queue and the sampler's random state; the records themselves go through ``save``."""
         return {
             "total": list(self.total),
-            "slots": self.slots,
             "queue": [list(window) for window in self.queue],
             "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Restore what ``state_dict`` gave; the rings must already hold the matching records."""
-        self.total = list(state["total"])
-        self.queue = deque((stream, number) for stream, number in state["queue"])
-        self.generator.set_state(state["generator"])
+        """Restore what ``state_dict`` gave; the queue only if the buffer holds the same records (see ``load``)."""
+        generator = state["generator"]
+        if isinstance(generator, str):
+            generator = torch.frombuffer(bytearray.fromhex(generator), dtype=torch.uint8)
+        self.generator.set_state(generator)
+        if list(state["total"]) == self.total:
+            self.queue = deque((stream, number) for stream, number in state["queue"])
+
+    def save(self, folder: str | Path) -> list[str]:
+        """Write what is new since the last save; see ``archive.save``."""
+        return archive.save(self, folder)
+
+    def load(self, folder: str | Path, names: str | Iterable[str] | None = None) -> None:
+        """Fill the buffer with a saved one, by default the newest in ``folder``; see ``restore.load``.
+
+        Args:
+            folder: as given to ``save``.
+            names: what ``save`` returned then (or the manifest among it), to load an older state.
+        """
+        restore.load(self, [(folder, names)])
 
 
 def _one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> dict:

@@ -70,6 +70,24 @@ class Storage:
     def bytes_per_step(self) -> int:
         return self.row_bytes(self.arrays)
 
+    def entries(self) -> dict[str, list]:
+        """[dtype, event shape] by name, nested names joined by a newline; plain data."""
+        return {
+            key if isinstance(key, str) else "\n".join(key): [str(v.dtype).removeprefix("torch."), list(v.shape[1:])]
+            for key, v in sorted(self.arrays.items(), key=str)
+        }
+
+    @staticmethod
+    def like(entries: Mapping[str, Sequence]) -> dict[Key, Tensor]:
+        """An empty table of these ``entries``."""
+        rows: dict[Key, Tensor] = {}
+        for name, (kind, shape) in entries.items():
+            dtype = getattr(torch, kind, None)
+            if not isinstance(dtype, torch.dtype):
+                raise UserError(f"replay: {kind!r} is no type of numbers; the saved replay is of another version")
+            rows[tuple(name.split("\n")) if "\n" in name else name] = torch.empty((0, *shape), dtype=dtype)
+        return rows
+
     def allocate(self, rows: Mapping[Key, Tensor], slots: int) -> None:
         """Reserve ``slots`` rows like the given ones; pages are touched only when they are written."""
         needed, free = self.row_bytes(rows) * slots, free_bytes(self.folder if self.kind == "memmap" else None)
@@ -84,14 +102,27 @@ class Storage:
             if self.kind == "memory":
                 array = torch.empty(shape, dtype=value.dtype)
             else:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 name = key if isinstance(key, str) else ".".join(key)
-                file = self.folder / (name.replace("/", "_") + ".rows")
-                file.unlink(missing_ok=True)
-                size = prod(shape)
-                array = torch.from_file(str(file), shared=True, size=max(1, size), dtype=value.dtype)[:size].view(shape)
+                array = self._mapped(self.folder / (name.replace("/", "_") + ".rows"), shape, value.dtype)
             self.arrays[key] = array
             self._views[key] = _numpy(array)
+
+    @staticmethod
+    def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A memory-mapped file, its disk space reserved: a disk that fills up later cannot kill the process."""
+        size = prod(shape)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        with open(file, "wb") as handle:
+            try:
+                os.posix_fallocate(handle.fileno(), 0, max(1, size) * dtype.itemsize)
+            except OSError as error:
+                file.unlink()
+                raise UserError(
+                    f"replay.folder: {file} cannot have {size * dtype.itemsize / 1e9:.1f} GB ({error.strerror}); "
+                    "lower replay.capacity or set replay.capacity_gb"
+                ) from None
+        return torch.from_file(str(file), shared=True, size=max(1, size), dtype=dtype)[:size].view(shape)
 
     def write(self, rows: Mapping[Key, Tensor], slots: Sequence[int]) -> None:
         """Copy rows [m] to their slots."""
@@ -104,9 +135,10 @@ class Storage:
         for key, value in rows.items():
             self._views[key][slot : slot + len(value)] = _numpy(value)
 
-    def empty(self, size: tuple[int, ...]) -> dict[Key, Tensor]:
+    def empty(self, size: tuple[int, ...], pinned: bool = False) -> dict[Key, Tensor]:
         """A batch to read into."""
-        return {k: torch.empty((*size, *v.shape[1:]), dtype=v.dtype) for k, v in self.arrays.items()}
+        shapes = {key: (*size, *value.shape[1:]) for key, value in self.arrays.items()}
+        return {k: torch.empty(shapes[k], dtype=v.dtype, pin_memory=pinned) for k, v in self.arrays.items()}
 
     def read_slice(self, batch: Mapping[Key, Tensor], row: int, slot: int, begin: int, end: int) -> None:
         """Copy ``end - begin`` rows from ``slot`` on to ``batch[row, begin:end]``."""

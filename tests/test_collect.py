@@ -1,0 +1,72 @@
+"""The collector carries the policy's latents, over batches and over a checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_records import joined, start
+
+from dreamer_lightning.data import carried_state, set_carried_state, to_records
+
+
+def collect(collector, batches, carry=None):
+    records = []
+    for _, wire in zip(range(batches), collector, strict=False):
+        rows, carry = to_records(wire, carry)
+        records.append(rows)
+    return joined(records), carry
+
+
+def test_latents_are_carried_between_batches():
+    collector = start((50,), False, envs=3, steps=4)
+    streams, _ = collect(collector, 5)
+    for stream in streams:
+        assert stream["latent", "deter"][:, 0].tolist() == list(range(1, 21))
+    collector.shutdown()
+
+
+def test_the_batch_has_the_shape_of_environments_and_time():
+    collector = start((5,), False, envs=2, steps=3)
+    wire = next(iter(collector))
+    assert wire.batch_size == (2, 3)
+    assert wire["next", "reward"].shape == (2, 3, 1)
+    again = next(iter(collector))
+    assert wire["count"].data_ptr() != again["count"].data_ptr()  # a batch is the caller's to keep
+    collector.shutdown()
+
+
+def envs_of(collector):
+    return collector.env.base_env._envs
+
+
+def test_going_on_from_a_carried_state_is_exact():
+    whole = start((7, 3), (False, True), envs=2, steps=2)
+    collect(whole, 4)
+    state, env_states = carried_state(whole), [env.get_state() for env in envs_of(whole)]
+    noise = whole.policy._generator.get_state()
+    expected = [next(iter(whole)) for _ in range(4)]
+    whole.shutdown()
+
+    resumed = start((7, 3), (False, True), envs=2, steps=2)
+    set_carried_state(resumed, state)
+    for env, env_state in zip(envs_of(resumed), env_states, strict=True):
+        env.set_state(env_state)
+    resumed.policy._generator.set_state(noise)
+    for wire in expected:
+        assert (next(iter(resumed)) == wire).all()
+    resumed.shutdown()
+
+
+def test_a_carried_state_of_other_environments_is_refused():
+    three, two = start((5,), False, envs=3, steps=1), start((5,), False, envs=2, steps=1)
+    with pytest.raises(ValueError, match="carried state"):
+        set_carried_state(two, carried_state(three))
+    three.shutdown()
+    two.shutdown()
+
+
+def test_carried_state_is_plain(tmp_path):
+    collector = start((5,), False, envs=2, steps=1)
+    torch.save(carried_state(collector), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["latent"]["deter"].shape == (2, 2)
+    collector.shutdown()
