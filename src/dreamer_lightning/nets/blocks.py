@@ -180,7 +180,6 @@ class Conv2d(nn.Conv2d):
     ):
         self.outscale, self.init, self.same = outscale, init, same
         super().__init__(in_channels, out_channels, kernel, stride)
-        self.weight = nn.Parameter(self.weight.detach().contiguous(memory_format=torch.channels_last))
 
     def reset_parameters(self) -> None:
         area = prod(self.kernel_size)
@@ -223,7 +222,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     ):
         self.outscale, self.init, self.same = outscale, init, same
         super().__init__(in_channels, out_channels, kernel, stride=2, padding=kernel // 2 - 1 if same else 0)
-        self.weight = nn.Parameter(self.weight.detach().contiguous(memory_format=torch.channels_last))
 
     def reset_parameters(self) -> None:
         area = prod(self.kernel_size)

@@ -1,0 +1,275 @@
+"""Encoders: observations in, one ``embed`` vector out."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from dreamer_lightning.nets.blocks import MLP, Conv2d, activation, norm_layer
+from dreamer_lightning.ops.scalars import precise, symlog
+from dreamer_lightning.types import LOG_PREFIX, Space, Specs, UserError
+
+MAX_VECTOR_DIMS = 2  # entries of more dimensions are images, or nothing that we know
+
+
+class Encoder(nn.Module, ABC):
+    """From observations by name, each [*b, ...], to ``embed`` [*b, e]. Sets ``embed_dim``, which is e."""
+
+    embed_dim: int
+
+    @abstractmethod
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]: ...
+
+
+class SymlogMLPEncoder(Encoder):
+    """Vectors through symlog (discrete ones one-hot) and an MLP (DreamerV3).
+
+    Args:
+        spaces: the observations to encode.
+        units: width of the layers.
+        layers: number of layers.
+        act: activation.
+        norm: ``rms`` or ``none``.
+    """
+
+    def __init__(
+        self, spaces: dict[str, Space], *, units: int = 64, layers: int = 3, act: str = "silu", norm: str = "rms"
+    ):
+        super().__init__()
+        self.spaces = dict(sorted(spaces.items()))
+        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm)
+        self.embed_dim = self.mlp.out_dim
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        return self.mlp(concat_vectors(obs, self.spaces, squash=True))
+
+
+class MLPEncoder(Encoder):
+    """Vectors as they are (discrete ones one-hot) through an MLP (DreamerV2).
+
+    Args:
+        spaces: the observations to encode.
+        units: width of the layers.
+        layers: number of layers.
+        act: activation.
+        norm: ``rms`` or ``none``.
+        init: initialiser of the kernels; V1 and V2 have Glorot's.
+    """
+
+    def __init__(
+        self,
+        spaces: dict[str, Space],
+        *,
+        units: int = 400,
+        layers: int = 4,
+        act: str = "elu",
+        norm: str = "none",
+        init: str = "uniform_avg",
+    ):
+        super().__init__()
+        self.spaces = dict(sorted(spaces.items()))
+        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm, init)
+        self.embed_dim = self.mlp.out_dim
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        return self.mlp(concat_vectors(obs, self.spaces, squash=False))
+
+
+class MaxPoolEncoder(Encoder):
+    """Images through stages of convolution, 2x2 max-pooling, norm and activation (DreamerV3).
+
+    Args:
+        spaces: the images to encode, all of one height and width; joined over their channels in sorted order.
+        depth: channels of a stage are ``depth`` times its entry in ``mults``.
+        mults: one entry per stage; each halves height and width.
+        kernel: side of the convolutions.
+        act: activation.
+        norm: ``rms`` or ``none``.
+    """
+
+    def __init__(
+        self,
+        spaces: dict[str, Space],
+        *,
+        depth: int = 4,
+        mults: tuple[int, ...] = (2, 3, 4, 4),
+        kernel: int = 5,
+        act: str = "silu",
+        norm: str = "rms",
+    ):
+        super().__init__()
+        self.keys = sorted(spaces)
+        height, width = reduced_size(spaces, len(mults))
+        depths = [depth * mult for mult in mults]
+        channels = [sum(space.shape[-1] for space in spaces.values()), *depths]
+        self.convs = nn.ModuleList(Conv2d(before, after, kernel) for before, after in pairwise(channels))
+        self.norms = nn.ModuleList(norm_layer(norm, channels) for channels in depths)
+        self.act = activation(act)
+        self.embed_dim = height * width * depths[-1]
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        x, lead = images(obs, self.keys)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.max_pool2d(conv(x), 2)
+            x = self.act(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return x.permute(0, 2, 3, 1).reshape(*lead, self.embed_dim)
+
+
+class StridedEncoder(Encoder):
+    """Images through four convolutions of kernel 4 and stride 2, no padding, no norm (DreamerV1, DreamerV2).
+
+    Args:
+        spaces: the images to encode, all of one height and width; joined over their channels in sorted order.
+        depth: channels of the first layer; they double at each next one (V1 32, V2 48).
+        act: activation (V1 ``relu``, V2 ``elu``).
+    """
+
+    def __init__(self, spaces: dict[str, Space], *, depth: int = 32, act: str = "relu"):
+        super().__init__()
+        self.keys = sorted(spaces)
+        height, width = image_size(spaces)
+        depths = [depth * 2**i for i in range(4)]
+        channels = [sum(space.shape[-1] for space in spaces.values()), *depths]
+        for _ in depths:
+            height, width = (height - 2) // 2, (width - 2) // 2
+        if min(height, width) < 1:
+            raise UserError(f"image '{self.keys[0]}' is too small for StridedEncoder: give it 64x64, or 46 at least")
+        self.convs = nn.ModuleList(
+            Conv2d(before, after, 4, 2, same=False, init="uniform_avg") for before, after in pairwise(channels)
+        )
+        self.act = activation(act)
+        self.embed_dim = height * width * depths[-1]
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        x, lead = images(obs, self.keys)
+        for conv in self.convs:
+            x = self.act(conv(x))
+        return x.permute(0, 2, 3, 1).reshape(*lead, self.embed_dim)
+
+
+class DictEncoder(Encoder):
+    """Vectors and images each through their own encoder; ``embed`` is [vector part, image part].
+
+    Args:
+        specs: observations and actions.
+        keys: names of observations, or regular expressions that match whole names.
+        vector: encoder of everything that is not an image.
+        image: encoder of the images (uint8, [height, width, channels]).
+    """
+
+    def __init__(
+        self,
+        specs: Specs,
+        *,
+        keys: list[str] | None = None,
+        vector: Callable[[dict[str, Space]], Encoder] = SymlogMLPEncoder,
+        image: Callable[[dict[str, Space]], Encoder] = MaxPoolEncoder,
+    ):
+        super().__init__()
+        vectors, pictures = split_spaces(select_keys(specs.obs, keys, "encoder keys"), "encoder keys")
+        parts = [build(spaces) for spaces, build in ((vectors, vector), (pictures, image)) if spaces]
+        if not parts:
+            raise UserError("encoder keys: no observation is left to encode; name some, or use '.*' for all")
+        self.parts = nn.ModuleList(parts)
+        self.embed_dim = sum(part.embed_dim for part in parts)
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        embeds = [part(obs) for part in self.parts]
+        return torch.cat(embeds, -1) if len(embeds) > 1 else embeds[0]
+
+
+def select_keys(spaces: dict[str, Space], keys: Iterable[str] | None, option: str) -> dict[str, Space]:
+    """The observations that ``keys`` (names, or patterns matching whole names; None: all) choose, in their own order.
+
+    Raises:
+        UserError: an entry matches nothing.
+    """
+    offered = {name: space for name, space in spaces.items() if not name.startswith(LOG_PREFIX)}
+    chosen = set()
+    for key in [".*"] if keys is None else keys:
+        try:
+            found = {name for name in offered if name == key or re.fullmatch(key, name)}
+        except re.error as error:
+            raise UserError(f"{option}: '{key}' is no regular expression ({error})") from error
+        if not found:
+            raise UserError(f"{option}: '{key}' matches no observation; there are: {', '.join(offered) or 'none'}")
+        chosen |= found
+    return {name: space for name, space in offered.items() if name in chosen}
+
+
+def split_spaces(spaces: dict[str, Space], option: str) -> tuple[dict[str, Space], dict[str, Space]]:
+    """Vectors and images, each in the given order.
+
+    Raises:
+        UserError: an observation is neither.
+    """
+    for name, space in spaces.items():
+        if not space.image and len(space.shape) > MAX_VECTOR_DIMS:
+            raise UserError(
+                f"{option}: no network takes '{name}' ({space.dtype}, shape {space.shape}): images must be uint8 [h, w, "
+                f"c], vectors have {MAX_VECTOR_DIMS} dimensions at most; leave it out of the keys"
+            )
+    pictures = {name: space for name, space in spaces.items() if space.image}
+    return {name: space for name, space in spaces.items() if not space.image}, pictures
+
+
+def image_size(spaces: dict[str, Space]) -> tuple[int, int]:
+    """Height and width that all images share.
+
+    Raises:
+        UserError: they differ.
+    """
+    sizes = {space.shape[:2] for space in spaces.values()}
+    if len(sizes) > 1:
+        found = ", ".join(f"{name} {space.shape[0]}x{space.shape[1]}" for name, space in spaces.items())
+        raise UserError(f"images of one network must share their size, got {found}; choose one with keys")
+    return sizes.pop()
+
+
+def reduced_size(spaces: dict[str, Space], stages: int) -> tuple[int, int]:
+    """Height and width after that many halvings.
+
+    Raises:
+        UserError: they cannot be halved so often, or end outside 3 to 16.
+    """
+    height, width = image_size(spaces)
+    factor = 2**stages
+    if height % factor or width % factor or not all(3 <= side // factor <= 16 for side in (height, width)):
+        raise UserError(
+            f"image '{next(iter(spaces))}' is {height}x{width}: {stages} halvings need sides that are multiples of "
+            f"{factor} from {3 * factor} to {16 * factor}; set the environment's image_size to 64, or change mults"
+        )
+    return height // factor, width // factor
+
+
+def images(obs: dict[str, Tensor], keys: list[str]) -> tuple[Float[Tensor, "n c h w"], torch.Size]:
+    """Images joined over channels and moved to [-0.5, 0.5], channels_last in memory; and the batch shape."""
+    x: UInt8[Tensor, "*b h w c"] = torch.cat([obs[key] for key in keys], -1) if len(keys) > 1 else obs[keys[0]]
+    flat = x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)
+    return flat / 255.0 - 0.5, x.shape[:-3]
+
+
+def concat_vectors(obs: dict[str, Tensor], spaces: dict[str, Space], squash: bool) -> Float[Tensor, "*b n"]:
+    """Entries side by side in the order of ``spaces``; one with a missing number (-inf; -1 if int) is all zeros."""
+    parts = []
+    for name, space in spaces.items():
+        x, dims = obs[name], len(space.shape)
+        lead = x.shape[: x.ndim - dims]
+        x = x.reshape(*lead, prod(space.shape))
+        if space.discrete:
+            known = (x >= 0).all(-1, keepdim=True) if x.dtype.is_signed else None
+            x = (x.unsqueeze(-1) == torch.arange(space.classes, device=x.device)).flatten(-2)
+            parts.append((x if known is None else x & known).float())
+        else:
+            x = precise(x)
+            known = (x != -torch.inf).all(-1, keepdim=True)
+            parts.append(torch.where(known, symlog(x) if squash else x, 0.0))
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
