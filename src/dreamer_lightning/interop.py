@@ -7,15 +7,19 @@ Kernels there are (in, out), (groups, in/g, out/g) and (kh, kw, in, out).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, ConvTranspose2d, RMSNorm
+from dreamer_lightning.nets.decoders import DictDecoder, UpsampleDecoder
+from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.world_model import WorldModel
+from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.errors import UserError
 
 Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
@@ -140,3 +144,49 @@ def load_normalizer(norm: Normalizer, state: Mapping[str, Tensor]) -> None:
         else:
             pair = norm.range if isinstance(norm, PercentileNorm) else norm.moments
             pair[int(name in ("hi/value", "sqrs/value"))] = value
+
+
+def encoder_layers(encoder: DictEncoder) -> Layers:
+    """``enc``: vector and image encoders."""
+    layers: Layers = {}
+    for part in encoder.parts:
+        if isinstance(part, MaxPoolEncoder):
+            layers |= numbered("cnn{}", part.convs) | numbered("cnn{}norm", part.norms)
+        else:
+            layers |= mlp_layers(part.mlp, "mlp{}", "mlp{}norm")
+    return layers
+
+
+def decoder_layers(decoder: DictDecoder) -> Layers:
+    """``dec``: vector and image decoders."""
+    layers: Layers = {}
+    for part in decoder.parts:
+        if isinstance(part, UpsampleDecoder):
+            layers |= {"sp0": part.deter_in, **mlp_layers(part.stoch_in, "sp1", "sp1norm"), "sp2": part.stoch_out}
+            layers |= {"spnorm": part.in_norm, "imgout": part.out}
+            layers |= numbered("conv{}", part.convs) | numbered("conv{}norm", part.norms)
+        else:
+            layers |= prefixed("mlp", mlp_layers(part.mlp))
+            for (name, space), out in zip(part.spaces.items(), part.outs, strict=True):
+                layers[f"vec/{name}/{'logits' if space.discrete else 'pred'}"] = out
+    return layers
+
+
+def numbered(name: str, layers: Iterable[nn.Module]) -> Layers:
+    return {name.format(i): layer for i, layer in enumerate(layers)}
+
+
+def agent_layers(world_model: WorldModel, actor_critic: ActorCritic) -> Layers:
+    """Every layer of an agent that is trained, and ``slowval``."""
+    model, agent = world_model, actor_critic
+    parts = {
+        "enc": encoder_layers(model.encoder),
+        "dyn": rssm_layers(model.rssm),
+        "dec": decoder_layers(model.decoder),
+        "rew": head_layers(model.reward),
+        "con": head_layers(model.cont),
+        "pol": head_layers(agent.policy),
+        "val": head_layers(agent.value),
+        "slowval": head_layers(agent.slow_critic),
+    }
+    return {name: layer for prefix, layers in parts.items() for name, layer in prefixed(prefix, layers).items()}

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamer_lightning.nets.decoders import DictDecoder, SymlogMLPDecoder, UpsampleDecoder
+from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
@@ -106,3 +108,30 @@ def normalizer(options: Mapping) -> Callable[[], Normalizer]:
         return partial(MeanStdNorm, **rates)
     require(options, impl=("none",))
     return Normalizer
+
+
+def encoder(options: Mapping) -> Callable[[Specs], DictEncoder]:
+    """The factory of an ``enc.simple`` section."""
+    require(options, outer=(False,), strided=(False,))
+    sizes = {name: options[name] for name in ("units", "layers", "act")}
+    vector = partial(SymlogMLPEncoder, **sizes)
+    if not options["symlog"]:
+        vector = partial(MLPEncoder, norm="rms", init="trunc_normal_in", **sizes)
+    names = ("depth", "kernel", "act")
+    image = partial(MaxPoolEncoder, mults=tuple(options["mults"]), **{name: options[name] for name in names})
+    return partial(DictEncoder, vector=vector, image=image)
+
+
+def decoder(options: Mapping) -> Callable[[Specs, int, int], DictDecoder]:
+    """The factory of a ``dec.simple`` section."""
+    require(options, outer=(False,), strided=(False,))
+    names = ("units", "layers", "act", "outscale")
+    vector = partial(SymlogMLPDecoder, **{name: options[name] for name in names})
+    names = ("units", "depth", "kernel", "act", "outscale")
+    image = partial(
+        UpsampleDecoder,
+        mults=tuple(options["mults"]),
+        blocks=options["bspace"],
+        **{name: options[name] for name in names},
+    )
+    return partial(DictDecoder, vector=vector, image=image)

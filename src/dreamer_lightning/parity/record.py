@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dreamer_lightning.nets.blocks import BlockLinear
 
 HUGE = 1e308  # stands for "infinitely wrong" (other shape, not a number): JSON has no infinity
 
@@ -91,10 +94,11 @@ class Vectors:
         return self.arrays[key]
 
     def tensor(self, key: str) -> Tensor:
-        """The array as a tensor: floats in ``dtype``, integers as int64 (uint8 images stay), booleans as they are."""
+        """The array as a tensor: floats in ``dtype`` (in float64 images too), integers as int64, booleans as they are."""
         array = self.array(key)
         tensor = torch.from_numpy(np.array(array))
-        if tensor.dtype in (torch.float32, torch.float64):
+        image = tensor.dtype == torch.uint8 and self.dtype == torch.float64
+        if image or tensor.dtype in (torch.float32, torch.float64):
             return tensor.to(self.dtype)
         return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.long()
 
@@ -173,6 +177,37 @@ class Vectors:
     def _add(self, key: str, error: float, tolerance: float) -> None:
         error = float(error) if np.isfinite(error) else HUGE
         self.checks.append(Check(self.name, key, min(error, HUGE), float(tolerance)))
+
+
+@contextmanager
+def watch(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of layers by name, while code inside the context calls them."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable:
+        return lambda module, inputs, output: outputs.__setitem__(name, output)
+
+    def keep_blocks(name: str, layer: BlockLinear) -> Callable:
+        def blocked(*args: Tensor) -> Tensor:
+            output = BlockLinear.blocked(layer, *args)  # [g n o/g]
+            outputs[name] = output.transpose(0, 1).flatten(1)
+            return output
+
+        return blocked
+
+    hooks = []
+    for name, layer in layers.items():
+        if isinstance(layer, BlockLinear):
+            layer.blocked = keep_blocks(name, layer)
+        else:
+            hooks.append(layer.register_forward_hook(keep(name)))
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers.values():
+            layer.__dict__.pop("blocked", None)
 
 
 def _float(value) -> np.ndarray:

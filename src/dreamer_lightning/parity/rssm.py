@@ -12,7 +12,7 @@ from dreamer_lightning import interop
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.parity import build
-from dreamer_lightning.parity.record import GRADIENT, SEQUENCE, Job, Vectors
+from dreamer_lightning.parity.record import GRADIENT, SEQUENCE, Job, Vectors, watch
 from dreamer_lightning.types import Latent
 
 
@@ -64,15 +64,8 @@ def _grads(v: Vectors, prefix: str, rssm: BlockRSSM) -> None:
 
 def _core(v: Vectors, group: str, rssm: BlockRSSM) -> None:
     latent, action = _latent(v, group), v.tensor(f"{group}/action").requires_grad_()
-    mids: dict[str, Tensor] = {}
-
-    def keep(name: str):
-        return lambda module, inputs, output: mids.__setitem__(name, output)
-
-    hooks = [layer.register_forward_hook(keep(name)) for name, layer in interop.rssm_layers(rssm).items()]
-    out = rssm.core(latent, rssm.project_action(action))
-    for hook in hooks:
-        hook.remove()
+    with watch(interop.rssm_layers(rssm)) as mids:
+        out = rssm.core(latent, rssm.project_action(action))
     v.close(f"{group}/out", out)
     for name in v.names(f"{group}/mid"):
         v.close(f"{group}/mid/{name}", mids[name])
