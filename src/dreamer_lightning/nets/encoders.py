@@ -214,8 +214,8 @@ def split_spaces(spaces: dict[str, Space], option: str) -> tuple[dict[str, Space
     for name, space in spaces.items():
         if not space.image and len(space.shape) > MAX_VECTOR_DIMS:
             raise UserError(
-                f"{option}: no network takes '{name}' ({space.dtype}, shape {space.shape}): images must be uint8 [h, w, "
-                f"c], vectors have {MAX_VECTOR_DIMS} dimensions at most; leave it out of the keys"
+                f"{option}: no network takes '{name}' ({space.dtype}, shape {space.shape}): images are uint8 [h,w,c], "
+                f"vectors have {MAX_VECTOR_DIMS} dimensions at most; leave it out of the keys"
             )
     pictures = {name: space for name, space in spaces.items() if space.image}
     return {name: space for name, space in spaces.items() if not space.image}, pictures

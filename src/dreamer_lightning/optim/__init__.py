@@ -1,0 +1,3 @@
+from dreamer_lightning.optim.laprop import LaProp
+
+__all__ = ["LaProp"]
