@@ -270,7 +270,7 @@ class Loop:
             "generator": self.generator.get_state(),
             "credit": self.credit,
             "learning": self.learning,
-            "cadence": [self.next_log, self.next_evaluation],
+            "cadence": [int(self.next_log), int(self.next_evaluation)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
