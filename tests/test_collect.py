@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_records import joined, start
 
 from dreamer_lightning.data import carried_state, set_carried_state, to_records
+from test_records import joined, start
 
 
 def collect(collector, batches, carry=None):

@@ -158,6 +158,7 @@ def _manifest(replay: Replay, files: dict) -> dict:
         "streams": replay.num_streams,
         "slots": replay.slots,
         "total": sampler.pop("total"),
+        "first": [replay.first(stream) for stream in range(replay.num_streams)],
         "sampler": sampler,
         "entries": replay.storage.entries(),
         "files": files,

@@ -277,6 +277,11 @@ class Replay:
         """
         restore.load(self, [(folder, names)])
 
+    @staticmethod
+    def prune(folder: str | Path, keep: Iterable[str]) -> None:
+        """Delete what no kept state needs; see ``archive.prune``."""
+        archive.prune(folder, keep)
+
 
 def _one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> dict:
     if isinstance(records, TensorDictBase):

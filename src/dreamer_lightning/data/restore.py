@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 Shard = tuple[str | Path, str | Iterable[str] | None]
 
 
-def load(
-    replay: Replay, shards: Sequence[tuple[str | Path, str | Iterable[str] | None]], rank: int, world: int
-) -> None:
+def load(replay: Replay, shards: Sequence[Shard], rank: int = 0, world: int = 1) -> None:
     """Fill a buffer from saved ones.
 
     Args:
@@ -53,7 +51,7 @@ def load(
             owner, here = divmod(dealt % (replay.num_streams * world), replay.num_streams)
             dealt += 1
             if owner == rank:
-                first = max(0, held - manifest["slots"])
+                first = manifest["first"][stream]
                 place[shard, stream] = (here, total[here] - first)
                 starts.append((here, total[here]))
                 total[here] += held - first
@@ -68,7 +66,7 @@ def load(
             replay.storage.arrays[IS_FIRST][stream * replay.slots + number % replay.slots] = True
     if exact:
         manifest = manifests[rank]
-        replay.oldest = [max(0, held - manifest["slots"]) for held in manifest["total"]]
+        replay.oldest = list(manifest["first"])
         replay.load_state_dict({**manifest["sampler"], "total": total})
         replay.saved = Saved(Path(shards[rank][0]).resolve(), manifest["files"], list(total))
         if manifest["slots"] == replay.slots:
@@ -103,7 +101,7 @@ def _load_rows(replay: Replay, folder: Path, manifest: dict, shard: int, place: 
             "right is the replay of a run with the same observations, actions and model size"
         )
     replay.total = list(total)
-    gone = [max(0, t - manifest["slots"]) for t in manifest["total"]]
+    gone = manifest["first"]
     for kind in ("records", "latents"):
         for file in manifest["files"][kind]:
             path = folder / file["name"]

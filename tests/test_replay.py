@@ -1,0 +1,476 @@
+"""The replay buffer: windows, latents, eviction, saving; against a plain list of everything that ever happened."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tensordict import TensorDict
+
+from dreamer_lightning.data import restore
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.types import UserError
+
+
+def records(stream: int, begin: int, episodes: list[tuple[bool, bool]]) -> TensorDict:
+    """Records of a stream from number ``begin`` on; ``episodes`` gives (is_first, is_last) of each."""
+    n = len(episodes)
+    number = torch.arange(begin, begin + n)
+    image = ((number * 7 + stream * 31) % 251).to(torch.uint8)
+    return TensorDict(
+        {
+            "obs": {"id": torch.stack([torch.full((n,), stream), number], 1).float(), "image": image.repeat(4, 1).T},
+            "prev_action": number[:, None].float() / 1000,
+            "reward": number.float(),
+            "is_first": torch.tensor([first for first, _ in episodes]),
+            "is_last": torch.tensor([last for _, last in episodes]),
+            "is_terminal": torch.zeros(n, dtype=torch.bool),
+            "latent": {"deter": number[:, None].float().repeat(1, 3), "stoch": (number % 7)[:, None].to(torch.uint8)},
+        },
+        (n,),
+    )
+
+
+def plain(stream: int, begin: int, n: int) -> TensorDict:
+    return records(stream, begin, [(begin + i == 0, False) for i in range(n)])
+
+
+def filled(n: int = 40, streams: int = 2, **kwargs) -> Replay:
+    options = {"capacity": 60, "batch_size": 3, "length": 5, "num_streams": streams, "online": False} | kwargs
+    replay = Replay(**options)
+    replay.extend([plain(stream, 0, n) for stream in range(streams)])
+    return replay
+
+
+def same(a: Replay, b: Replay) -> None:
+    """Two buffers hold the same and will sample the same."""
+    assert a.total == b.total
+    assert a.queue == b.queue
+    for stream in range(a.num_streams):
+        for number in range(a.first(stream), a.total[stream]):
+            one, two = (r.data[stream, number % r.slots] for r in (a, b))
+            assert (one == two).all()
+    for _ in range(3):
+        assert (a.sample() == b.sample()).all()
+
+
+# ---- windows -----------------------------------------------------------------------------------------------------
+
+
+def test_every_window_is_drawn_equally_often():
+    replay = filled(60, capacity=40, batch_size=100, length=5)  # rings of 20 out of 60: 16 windows in each
+    starts = torch.cat([replay.sample()["index"][:, 0] for _ in range(64)])
+    codes, counts = starts.unique(return_counts=True)
+    assert codes.tolist() == [number * 2 + stream for number in range(40, 56) for stream in range(2)]
+    assert len(replay) == 32
+    expected = 6400 / 32
+    assert ((counts - expected) ** 2 / expected).sum() < 61.1  # chi-squared, 31 degrees of freedom, p = 0.001
+
+
+def test_the_first_step_is_first_and_abandoned_episodes_end():
+    replay = Replay(capacity=20, batch_size=8, length=4, online=False)
+    first = [True, False, False, True, False, False, True, False]
+    replay.extend([records(0, 0, [(f, False) for f in first])])
+    for _ in range(10):
+        batch = replay.sample()
+        numbers = batch["index"]
+        assert batch["is_first"][:, 0].all()
+        expected_first = torch.tensor(first)[numbers]
+        assert torch.equal(batch["is_first"][:, 1:], expected_first[:, 1:])
+        follows = torch.tensor([*first[1:], False])
+        assert torch.equal(batch["is_last"], follows[numbers])  # also at a window's last element
+    assert replay.data["is_first"][0, :8].tolist() == first  # sampling does not write
+    assert not replay.data["is_last"][0, :8].any()
+
+
+def test_online_windows_come_first_then_uniform_ones():
+    replay = filled(12, batch_size=3, length=5, online=True)
+    assert replay.sample()["index"][:, 0].tolist() == [0, 10, 1]  # (stream, number): (0, 0), (0, 5), (1, 0)
+    assert replay.sample()["index"][0, 0].item() == 11  # (1, 5), and two uniform ones
+    assert not replay.queue
+
+
+def test_online_windows_that_were_evicted_are_dropped():
+    replay = filled(12, streams=1, capacity=12, batch_size=1, online=True)
+    replay.extend([plain(0, 12, 4)])  # evicts 0..3, so also the window 0..4; adds the window 10..14
+    assert [replay.sample()["index"][0, 0].item() for _ in range(2)] == [5, 10]
+
+
+def test_records_in_one_table_or_in_lists_are_the_same():
+    one, two = filled(0, streams=3), filled(0, streams=3)
+    lists = [plain(0, 0, 3), plain(1, 0, 0), plain(2, 0, 2)]
+    one.extend(lists)
+    table = torch.cat([lists[0], lists[2]])
+    two.extend(table.set("stream", torch.tensor([0, 0, 0, 2, 2])))
+    assert one.total == two.total == [3, 0, 2]
+    assert (one.data[0, :3] == two.data[0, :3]).all()
+    assert (one.data[2, :2] == two.data[2, :2]).all()
+
+
+def test_more_than_a_ring_at_once():
+    replay = filled(100, capacity=24)
+    assert replay.steps == 24
+    assert set(replay.sample()["reward"].flatten().int().tolist()) <= set(range(88, 100))
+
+
+def test_an_empty_buffer_says_so():
+    with pytest.raises(RuntimeError, match="no window of 5 records"):
+        filled(4).sample()
+
+
+# ---- latents -----------------------------------------------------------------------------------------------------
+
+
+def test_latents_go_to_their_records_and_skip_evicted_ones():
+    replay = filled(8, streams=1, capacity=8, batch_size=1, online=True)  # the queue holds 0..4
+    index = replay.sample()["index"]
+    replay.extend([plain(0, 8, 3)])  # evicts 0, 1, 2
+    fresh = {"deter": torch.full((1, 4, 3), -1.0), "stoch": torch.full((1, 4, 1), 9, dtype=torch.uint8)}
+    assert replay.write_latents(index, fresh) == 2  # of 1, 2, 3, 4
+    deter = {int(row["reward"]): row["latent", "deter"][0].item() for row in replay.data[0]}
+    assert deter == {3: -1, 4: -1, 5: 5, 6: 6, 7: 7, 8: 8, 9: 9, 10: 10}
+
+
+def test_batches_are_the_callers():
+    replay = filled()
+    one = replay.sample()
+    before = one.clone()
+    replay.sample()
+    one_index = one["index"]
+    replay.write_latents(one_index, {"deter": torch.zeros(3, 4, 3), "stoch": torch.zeros(3, 4, 1, dtype=torch.uint8)})
+    assert (one == before).all()
+
+
+# ---- budgets -----------------------------------------------------------------------------------------------------
+
+
+def test_the_smaller_budget_wins():
+    row = filled().bytes_per_step
+    assert row == 8 + 4 + 4 + 4 + 3 + 12 + 1
+    replay = filled(30, capacity=60, capacity_gb=row * 41 / 1e9)
+    assert replay.steps == 40
+    assert replay.memory_forecast() == {"steps": 40, "bytes_per_step": row, "bytes": 40 * row, "gb": 40 * row / 1e9}
+    assert Replay(capacity=7, num_streams=2).memory_forecast(plain(0, 0, 1))["steps"] == 6
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"replay.capacity: .* GB of memory are free"):
+        filled(capacity=10**13)
+    with pytest.raises(UserError, match="hold no window of 5 records"):
+        filled(capacity=8)
+    with pytest.raises(UserError, match="memmap needs a folder"):
+        filled(storage="memmap")
+    with pytest.raises(UserError, match="replay.storage"):
+        filled(storage="ssd")
+
+
+def test_memory_mapped_disk_space_is_reserved(tmp_path):
+    with pytest.raises(UserError, match="disk space"):
+        filled(storage="memmap", folder=tmp_path, capacity=10**13)
+    replay = filled(storage="memmap", folder=tmp_path)
+    files = list(tmp_path.iterdir())
+    assert sum(file.stat().st_size for file in files) == 60 * replay.bytes_per_step
+    assert sum(file.stat().st_blocks * 512 for file in files) >= 60 * replay.bytes_per_step
+
+
+# ---- state -------------------------------------------------------------------------------------------------------
+
+
+def test_state_dict_is_plain_and_restores_the_sampler(tmp_path):
+    replay = filled(online=True)
+    replay.sample()
+    torch.save(replay.state_dict(), tmp_path / "state.pt")
+    expected = [replay.sample()["index"] for _ in range(5)]
+    replay.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert all(torch.equal(replay.sample()["index"], index) for index in expected)
+
+
+@pytest.mark.parametrize("storage", ["memory", "memmap"])
+def test_a_loaded_buffer_is_the_saved_one(tmp_path, storage):
+    replay = filled(50, online=True, storage=storage, folder=tmp_path / "a")
+    batch = replay.sample()
+    replay.write_latents(batch["index"], {"deter": torch.rand(3, 4, 3), "stoch": torch.ones(3, 4, 1).byte()})
+    replay.save(tmp_path / "saved")
+    other = filled(0, online=True, storage=storage, folder=tmp_path / "b", seed=5)
+    other.load(tmp_path / "saved")
+    same(replay, other)
+
+
+def test_saving_writes_only_what_is_new(tmp_path):
+    replay = filled(25, capacity=1000)
+    first = replay.save(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert set(first) == set(before)
+    replay.extend([plain(stream, 25, 5) for stream in range(2)])
+    index = replay.sample()["index"]
+    replay.write_latents(index, {"deter": torch.zeros(3, 4, 3), "stoch": torch.zeros(3, 4, 1).byte()})
+    later = replay.save(tmp_path)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
+    new = {
+        name: torch.load(tmp_path / name, weights_only=True)
+        for name in set(later) - set(before)
+        if "replay" not in name
+    }
+    assert sorted(name.split("-")[0] for name in new) == ["latents", "records"]
+    for name, content in new.items():
+        if "records" in name:
+            assert content["segments"] == [[0, 25, 5], [1, 25, 5]]
+        else:
+            assert len(content["number"]) <= 10 + 12
+    older, newer = filled(0, capacity=1000), filled(0, capacity=1000)
+    older.load(tmp_path, first)
+    assert older.total == [25, 25]
+    newer.load(tmp_path)
+    same(newer, replay)
+
+
+def test_pruning_keeps_what_is_needed(tmp_path):
+    replay = filled(30)
+    kept = []
+    for begin in range(30, 200, 10):
+        kept = replay.save(tmp_path)
+        replay.extend([plain(stream, begin, 10) for stream in range(2)])
+    (tmp_path / ".tmp-records-00000099-0000.pt").write_bytes(b"killed")
+    (tmp_path / "notes.txt").write_text("the user's")
+    replay.prune(tmp_path, kept)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "notes.txt"}
+    assert sum("records" in name for name in kept) <= 4  # of 17: the ring holds the last 30 records
+    other = filled(0)
+    other.load(tmp_path)
+    assert other.total == [190, 190]
+    other.save(tmp_path)
+
+
+def test_going_on_after_loading_saves_only_what_is_new(tmp_path):
+    replay = filled(20, capacity=1000)
+    replay.save(tmp_path)
+    other = filled(0, capacity=1000)
+    other.load(tmp_path)
+    other.extend([plain(stream, 20, 3) for stream in range(2)])
+    before = set(tmp_path.iterdir())
+    other.save(tmp_path)
+    rows = [torch.load(p, weights_only=True)["rows"] for p in set(tmp_path.iterdir()) - before if p.suffix == ".pt"]
+    assert [len(next(iter(row.values()))) for row in rows] == [6, 6]
+    last = filled(0, capacity=1000)
+    last.load(tmp_path)
+    same(last, other)
+
+
+def test_truncated_altered_and_missing_files_are_named(tmp_path):
+    replay = filled(20)
+    names = replay.save(tmp_path)
+    for name in names:
+        for damage in ("truncate", "alter", "remove"):
+            copy = tmp_path / f"{damage}-{name}"
+            shutil.copytree(tmp_path, copy, ignore=lambda folder, files: [f for f in files if Path(folder, f).is_dir()])
+            data = bytearray((copy / name).read_bytes())
+            if damage == "truncate":
+                (copy / name).write_bytes(data[:-9])
+            elif damage == "alter":
+                data[len(data) // 2] ^= 1
+                (copy / name).write_bytes(data)
+            else:
+                (copy / name).unlink()
+            other = filled(0)
+            with pytest.raises(UserError, match="no saved replay|" + name):
+                other.load(copy, names if damage == "remove" else None)
+            assert other.steps == 0
+
+
+def test_a_full_disk_leaves_the_older_state_whole(tmp_path, monkeypatch):
+    replay = filled(20)
+    names = replay.save(tmp_path)
+    replay.extend([plain(stream, 20, 5) for stream in range(2)])
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            replay.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    replay.save(tmp_path)
+    other = filled(0)
+    other.load(tmp_path)
+    same(other, replay)
+
+
+def test_a_replay_of_another_task_is_refused(tmp_path):
+    filled(20).save(tmp_path)
+    other = Replay(capacity=60, length=5, num_streams=2)
+    other.extend([{**plain(0, 0, 1).exclude("prev_action").to_dict(), "prev_action": torch.zeros(1, 9)}])
+    with pytest.raises(UserError, match="prev_action is"):
+        other.load(tmp_path)
+    with pytest.raises(UserError, match="holds no saved replay"):
+        other.load(tmp_path / "nowhere")
+
+
+def test_a_larger_capacity_keeps_what_was_saved(tmp_path):
+    filled(50).save(tmp_path)
+    larger = filled(0, capacity=200)
+    larger.load(tmp_path)
+    assert larger.steps == 60
+    assert len(larger) == 2 * (30 - 4)
+    assert set(torch.cat([larger.sample()["reward"].flatten() for _ in range(50)]).tolist()) <= set(range(20, 50))
+    larger.extend([plain(stream, 50, 10) for stream in range(2)])
+    larger.save(tmp_path)
+    again = filled(0, capacity=200)
+    again.load(tmp_path)
+    same(again, larger)
+
+
+def test_streams_are_dealt_round_robin(tmp_path):
+    shards = []
+    for rank in range(2):
+        replay = filled(0, streams=2)
+        replay.extend([plain(2 * rank + stream, 0, 40) for stream in range(2)])
+        shards.append((tmp_path / f"rank-{rank}", replay.save(tmp_path / f"rank-{rank}")))
+    whole = filled(0, streams=2, capacity=300)
+    restore.load(whole, shards)
+    assert whole.steps == 4 * 30
+    assert [owners(whole, stream) for stream in range(2)] == [[0] * 30 + [2] * 30, [1] * 30 + [3] * 30]
+    assert whole.data["is_first"][0, 30]
+    thirds = [filled(0, streams=1, capacity=60) for _ in range(3)]
+    for rank, replay in enumerate(thirds):
+        restore.load(replay, shards, rank, 3)
+    assert [set(owners(replay, 0)) for replay in thirds] == [{0, 3}, {1}, {2}]
+    halves = [filled(0, streams=2) for _ in range(2)]
+    for rank, replay in enumerate(halves):
+        restore.load(replay, shards, rank, 2)
+    assert [owners(replay, 1) for replay in halves] == [[1] * 30, [3] * 30]
+
+
+def owners(replay: Replay, stream: int) -> list[int]:
+    numbers = range(replay.first(stream), replay.total[stream])
+    return [int(replay.data["obs", "id"][stream, n % replay.slots, 0]) for n in numbers]
+
+
+# ---- any interleaving --------------------------------------------------------------------------------------------
+
+
+class Interleaving(RuleBasedStateMachine):
+    """Extend, sample, write back, evict, save and load in any order; a list of all records and latents knows better."""
+
+    @initialize(
+        streams=st.integers(1, 3),
+        slots=st.integers(5, 14),
+        length=st.integers(2, 5),
+        online=st.booleans(),
+        storage=st.sampled_from(["memory", "memmap"]),
+    )
+    def begin(self, streams, slots, length, online, storage):
+        self.folder = Path(tempfile.mkdtemp())
+        self.options = {
+            "capacity": slots * streams,
+            "num_streams": streams,
+            "length": length,
+            "online": online,
+            "storage": storage,
+            "batch_size": 3,
+        }
+        self.copies, self.version, self.saves = 0, 0, []
+        self.replay = self.new()
+        self.flags = [[] for _ in range(streams)]  # (is_first, is_last) of every record ever
+        self.latent = [[] for _ in range(streams)]  # its latest latent
+        self.index = None
+
+    def new(self):
+        self.copies += 1
+        return Replay(**self.options, folder=self.folder / f"mm{self.copies}")
+
+    @rule(data=st.data(), shapes=st.lists(st.integers(0, 6), min_size=3, max_size=3))
+    def extend(self, data, shapes):
+        tables = []
+        for stream in range(self.options["num_streams"]):
+            begin = len(self.flags[stream])
+            flags = []
+            for _ in range(shapes[stream]):
+                ended = not self.flags[stream] or self.flags[stream][-1][1]
+                flag = (ended or data.draw(st.integers(0, 5)) == 0, data.draw(st.integers(0, 3)) == 0)
+                flags.append(flag)
+                self.flags[stream].append(flag)
+            tables.append(records(stream, begin, flags))
+            self.latent[stream] += [float(begin + i) for i in range(len(flags))]
+        self.replay.extend(tables)
+
+    @precondition(lambda self: len(self.replay) > 0)
+    @rule()
+    def sample(self):
+        batch = self.replay.sample()
+        self.index = batch["index"]
+        for row in batch:
+            self.check_window(row)
+
+    def check_window(self, row):
+        length, streams = self.options["length"], self.options["num_streams"]
+        stream, begin = int(row["obs", "id"][0, 0]), int(row["obs", "id"][0, 1])
+        numbers = range(begin, begin + length)
+        assert row["index"].tolist() == [n * streams + stream for n in numbers]
+        expected = records(stream, begin, [self.flags[stream][n] for n in numbers])
+        assert (row["obs"] == expected["obs"]).all()
+        assert torch.equal(row["reward"], expected["reward"])
+        assert torch.equal(row["prev_action"], expected["prev_action"])
+        assert row["latent", "deter"][:, 0].tolist() == [self.latent[stream][n] for n in numbers]
+        assert row["is_first"].tolist() == [True, *(self.flags[stream][n][0] for n in numbers[1:])]
+        ends = [
+            self.flags[stream][n][1] or (n + 1 < len(self.flags[stream]) and self.flags[stream][n + 1][0])
+            for n in numbers
+        ]
+        assert row["is_last"].tolist() == ends
+
+    @precondition(lambda self: self.index is not None)
+    @rule(data=st.data())
+    def write_back(self, data):
+        steps = data.draw(st.integers(1, self.options["length"]))
+        self.version += 1
+        shape = (len(self.index), steps)
+        value = -(self.version * 1000.0 + torch.arange(shape[0] * steps).reshape(shape))
+        fresh = {"deter": value[..., None].repeat(1, 1, 3), "stoch": torch.zeros(*shape, 1, dtype=torch.uint8)}
+        self.replay.write_latents(self.index, fresh)
+        for codes, values in zip(self.index[:, -steps:].tolist(), value.tolist(), strict=True):
+            for code, latent in zip(codes, values, strict=True):
+                number, stream = divmod(code, self.options["num_streams"])
+                if number < len(self.latent[stream]):
+                    self.latent[stream][number] = latent
+
+    @rule(prune=st.booleans())
+    def save(self, prune):
+        names = self.replay.save(self.folder / "saved")
+        state = ([list(f) for f in self.flags], [list(v) for v in self.latent])
+        self.saves = [*([] if prune else self.saves), (names, state)]
+        if prune:
+            self.replay.prune(self.folder / "saved", names)
+
+    @precondition(lambda self: self.saves)
+    @rule(data=st.data())
+    def load(self, data):
+        names, (flags, latent) = data.draw(st.sampled_from(self.saves))
+        if data.draw(st.booleans()):
+            self.replay = self.new()
+        self.replay.load(self.folder / "saved", names)
+        self.flags, self.latent = [list(f) for f in flags], [list(v) for v in latent]
+        self.index = None  # a loop that loads has no batch in flight
+
+    @invariant()
+    def counts_agree(self):
+        if hasattr(self, "replay"):
+            assert self.replay.total == [len(f) for f in self.flags]
+            slots, length = self.options["capacity"] // self.options["num_streams"], self.options["length"]
+            assert len(self.replay) == sum(max(0, min(len(f), slots) - length + 1) for f in self.flags)
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+
+TestInterleaving = Interleaving.TestCase
+TestInterleaving.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
