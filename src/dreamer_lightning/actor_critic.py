@@ -251,14 +251,14 @@ class ActorCritic(L.LightningModule):
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic towards the critic; call after each optimizer step."""
-        self.updates += 1
         slow, fast = list(self.slow_critic.parameters()), list(self.value.parameters())
         if self.slow_every == 1:
             torch._foreach_lerp_(slow, [p.detach() for p in fast], self.slow_rate)
-        else:  # as a factor, so that no host waits for the counter
+        else:  # the first update counts; as a factor, so that no host waits for the counter
             rate = (self.updates % self.slow_every == 0) * self.slow_rate
             for old, new in zip(slow, fast, strict=True):
                 old.lerp_(new, rate.to(old.dtype))
+        self.updates += 1
 
     @torch.no_grad()
     def metrics(self, dream, ret, adv, tar, weight, entropy, ret_scale) -> Metrics:

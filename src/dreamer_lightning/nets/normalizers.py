@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dreamer_lightning.ops.scalars import precise
+
 Stats = tuple[Tensor, Tensor]  # (offset, scale)
 
 
@@ -53,7 +55,7 @@ class PercentileNorm(Normalizer):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        x = everyone(x.detach().float().flatten())
+        x = everyone(precise(x.detach()).flatten())
         self.range.lerp_(quantile(x, self.quantiles), self.rate)
         self.corr.lerp_(self.one, self.rate)
 
@@ -79,7 +81,7 @@ class MeanStdNorm(Normalizer):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        x = everyone(x.detach().float().flatten())
+        x = everyone(precise(x.detach()).flatten())
         self.moments.lerp_(torch.stack([x.mean(), x.square().mean()]), self.rate)
         self.corr.lerp_(self.one, self.rate)
 

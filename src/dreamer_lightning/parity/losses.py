@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dreamer_lightning import interop
 from dreamer_lightning.actor_critic import ActorCritic, Dream
+from dreamer_lightning.nets.actions import BoundedNormal, OneHot, PolicyOutput
 from dreamer_lightning.nets.heads import TwoHotHead
-from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
+from dreamer_lightning.nets.outputs import Output, TwoHot
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops.returns import lambda_return
+from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.parity import build
-from dreamer_lightning.parity.record import NotRunnable, Vectors
+from dreamer_lightning.parity.heads import twohot_pred
+from dreamer_lightning.parity.record import LAYER, Job, Vectors
+from dreamer_lightning.parity.watching import dream_metrics, watching
+from dreamer_lightning.types import Space, Specs
+
+NORMS = (("return", "ret"), ("value", "val"), ("advantage", "adv"))
 
 
 def jobs(v: Vectors) -> Iterator[Job]:
@@ -56,3 +63,139 @@ def _norm(v: Vectors, group: str) -> None:
     v.close(f"{group}/scale", torch.stack([scale for _, scale in stats]))
     for name in v.names(f"{group}/state"):
         v.close(f"{group}/state/{name}", torch.stack([state[name.removeprefix("n/")] for state in states]))
+
+
+class Given(nn.Module):
+    """Stands for a head whose raw outputs [n, t, ...] were recorded; asked about fewer steps, it gives the first ones.
+
+    Args:
+        make: from raw outputs to an output object.
+        raws: the recorded outputs.
+    """
+
+    def __init__(self, make: Callable[..., Output], *raws: Tensor):
+        super().__init__()
+        self.make = make
+        self.raws = nn.ParameterList(raws)
+
+    def forward(self, feat: Tensor) -> Output:
+        return self.make(*(raw[:, : feat.shape[1]] for raw in self.raws))
+
+
+def _twohot(logits: Tensor) -> Given:
+    bins = symexp_bins(logits.shape[-1]).to(logits.dtype)
+    return Given(partial(TwoHot, bins=bins), logits)
+
+
+def _actor_critic(v: Vectors, group: str, config: Mapping, policy: Given, **options) -> ActorCritic:
+    """An actor-critic with recorded heads and normalisers."""
+    value, slow = _twohot(v.tensor(f"{group}/value_logits")), _twohot(v.tensor(f"{group}/slowvalue_logits"))
+    norms = {f"{ours}_norm": build.normalizer(config[f"{theirs}norm"]) for ours, theirs in NORMS if f"{theirs}norm" in config}
+    agent = ActorCritic(Specs({}, {}), 1, policy=lambda *_: policy, value=lambda *_: value, **norms, **options)
+    agent.slow_critic = slow
+    agent.to(v.dtype)
+    for ours, theirs in NORMS:
+        state = {name: x for name, x in v.under(f"{group}/state_before").items() if name.startswith(f"{theirs}norm/")}
+        norm = getattr(agent, f"{ours}_norm")
+        interop.load_normalizer(norm, {name.split("/", 1)[1]: x for name, x in state.items()})
+    return agent
+
+
+def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
+    """The normalisers' running variables against those recorded below ``key``."""
+    state = {}
+    for ours, theirs in NORMS:
+        for name, value in interop.normalizer_state(getattr(agent, f"{ours}_norm")).items():
+            state[f"{theirs}norm/{name}"] = value
+    for name in v.names(key):
+        v.close(f"{key}/{name}", state[name], limit)
+
+
+def _imag(v: Vectors, group: str) -> None:
+    """Losses of a dream of which the heads' outputs are given."""
+    config, (name,) = v.json(f"{group}/config"), v.names(f"{group}/act")
+    act, rew, con = v.tensor(f"{group}/act/{name}"), v.tensor(f"{group}/rew"), v.tensor(f"{group}/con")
+    if config["kind"] == "disc":
+        logits = v.tensor(f"{group}/policy_raw/logits")
+        space, raws = Space(act.shape[2:], "int32", logits.shape[-1]), {"logits": logits}
+        make = partial(OneHot, event_dims=len(space.shape))
+    else:
+        space = Space(act.shape[2:], "float32")
+        raws = {part: v.tensor(f"{group}/policy_raw/{part}") for part in ("mean", "std")}
+        make = partial(BoundedNormal, event_dims=len(space.shape))
+    policy = Given(lambda *raw: PolicyOutput({name: make(*raw)}, {name: space}), *raws.values())
+    names = ("contdisc", "slowtar", "horizon", "lam", "actent", "slowreg")
+    agent = _actor_critic(v, group, config, policy, **{key: config["kwargs"][key] for key in names})
+    rew, con = rew.requires_grad_(), con.requires_grad_()
+    flat = build.flat_action({name: space}, {name: act}, v.dtype)
+    with watching(agent) as seen:
+        losses, _, ret = agent.dream_losses(Dream(torch.zeros(*rew.shape, 1), flat, rew, con), config["update"])
+    v.close(f"{group}/ret", ret)
+    bins = agent.value.make.keywords["bins"]
+    for head in ("value", "slowvalue"):
+        logits = v.tensor(f"{group}/{head}_logits")
+        twohot_pred(v, f"{group}/{head}_pred", TwoHot(logits, bins).pred(), logits, bins)
+    for key, loss in losses.items():
+        v.close(f"{group}/loss/{key}", loss)
+    metrics = dream_metrics(agent, seen)
+    for key in v.names(f"{group}/metric"):
+        v.close(f"{group}/metric/{key}", metrics[key])
+    compare_state(v, f"{group}/state_after", agent, LAYER)
+    sum((loss * v.tensor(f"{group}/dloss/{key}")).sum() for key, loss in losses.items()).backward()
+    for part, raw in zip(raws, policy.raws, strict=True):
+        v.norm(f"{group}/grad_policy_raw/{part}", raw.grad)
+    v.norm(f"{group}/grad_value_logits", agent.value.raws[0].grad)
+    v.exact(f"{group}/grad_zero", [_size(x) for x in (agent.slow_critic.raws[0], rew, con)])
+
+
+def _size(leaf: Tensor) -> float:
+    """The largest gradient of a leaf; 0 if none reached it."""
+    return 0.0 if leaf.grad is None else leaf.grad.abs().max().item()
+
+
+def _repl(v: Vectors, group: str) -> None:
+    """The replay critic's loss of which the critics' outputs are given."""
+    config = v.json(f"{group}/config")
+    build.require(config["kwargs"], slowtar=(False, True))  # either: it has no effect here
+    names = {"horizon": "horizon", "lam": "replay_lam", "slowreg": "replay_slowreg"}
+    options = {ours: config["kwargs"][theirs] for theirs, ours in names.items()}
+    agent = _actor_critic(v, group, config, Given(_twohot), **options)
+    flags = {"is_last": "last", "is_terminal": "term", "reward": "rew"}
+    records = {ours: v.tensor(f"{group}/{theirs}") for ours, theirs in flags.items()}
+    boot = v.tensor(f"{group}/boot").requires_grad_()
+    loss, ret = agent.replay_loss(torch.zeros(*boot.shape, 1), records, boot)
+    v.close(f"{group}/ret", ret)
+    v.close(f"{group}/loss/repval", loss)
+    compare_state(v, f"{group}/state_after", agent, LAYER)
+    (loss * v.tensor(f"{group}/dloss")).sum().backward()
+    v.norm(f"{group}/grad_value_logits", agent.value.raws[0].grad)
+    v.exact(f"{group}/grad_zero", [_size(agent.slow_critic.raws[0]), _size(boot)])
+
+
+def _slow(v: Vectors, group: str) -> None:
+    """The slow critic over several updates of the critic."""
+    rate, every = v.array(f"{group}/rate_every").tolist()
+    before = v.under(f"{group}/slow0")
+    units, layers = before["mlp/linear0/bias"].shape[0], sum(name.startswith("mlp/linear") for name in before) // 2
+    sizes = {"units": units, "layers": layers, "bins": before["head/logits/bias"].shape[0]}
+    features = before["mlp/linear0/kernel"].shape[0]
+    agent = ActorCritic(
+        Specs({}, {"action": Space((1,))}),
+        features,
+        value=partial(TwoHotHead, outscale=1.0, **sizes),
+        slow_rate=rate,
+        slow_every=int(every),
+    ).to(v.dtype)
+    slow, fast = interop.head_layers(agent.slow_critic), interop.head_layers(agent.value)
+    same = all(torch.equal(a, b) for a, b in zip(interop.dump(slow).values(), interop.dump(fast).values(), strict=True))
+    v.same(f"{group}/copied_at_init", same)
+    interop.load(slow, before)
+    for step in sorted(int(name.removeprefix("count")) for name in v.names(group) if name.startswith("count")):
+        interop.load(fast, v.under(f"{group}/fast{step}"))
+        agent.update_slow_critic()
+        v.exact(f"{group}/count{step}", agent.updates)
+        for name, value in interop.dump(slow).items():
+            v.close(f"{group}/slow{step}/{name}", value)
+
+
+CHECKS = {"kl": _kl, "lambda": _lambda, "norm": _norm, "imag": _imag, "repl": _repl, "slow": _slow}

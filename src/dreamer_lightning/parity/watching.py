@@ -1,0 +1,88 @@
+"""Looking over the actor-critic's shoulder: what it dreamed, and the scalars that the reference logs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamer_lightning.actor_critic import ActorCritic, Dream
+from dreamer_lightning.nets.actions import OneHot
+from dreamer_lightning.types import Losses
+
+
+@dataclass
+class Seen:
+    """Arguments and results of the actor-critic's two losses."""
+
+    dream: Dream | None = None
+    losses: Losses = field(default_factory=dict)  # [n, h]
+    ret: Tensor | None = None
+    boot: Tensor | None = None
+    replay_loss: Tensor | None = None
+    replay_ret: Tensor | None = None
+    value_stats: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # before, after the dream, after replay
+
+
+@contextmanager
+def watching(agent: ActorCritic) -> Iterator[Seen]:
+    """Record what the losses of ``agent`` work on, while code inside the context computes them."""
+    seen = Seen(value_stats=[agent.value_norm.stats()])
+    dream_losses, replay_loss = agent.dream_losses, agent.replay_loss
+
+    def on_dream(dream: Dream, *args: Any, **kwargs: Any) -> Any:
+        seen.dream, result = dream, dream_losses(dream, *args, **kwargs)
+        seen.losses, _, seen.ret = result
+        return result
+
+    def on_replay(feat: Tensor, records: dict[str, Tensor], boot: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.boot, result = boot, replay_loss(feat, records, boot, *args, **kwargs)
+        seen.replay_loss, seen.replay_ret = result
+        return result
+
+    hook = agent.value_norm.register_forward_hook(lambda module, inputs, stats: seen.value_stats.append(stats))
+    agent.dream_losses, agent.replay_loss = on_dream, on_replay
+    try:
+        yield seen
+    finally:
+        hook.remove()
+        del agent.dream_losses, agent.replay_loss
+
+
+@torch.no_grad()
+def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, Tensor]:
+    """The reference's scalars of a dream, from what the losses worked on; the normalisers are as the losses left them."""
+    dream, ret = seen.dream, seen.ret
+    policy = agent.policy(dream.feat[:, :-1])
+    (before, before_scale), (after, after_scale) = seen.value_stats[:2]
+    value = agent.value(dream.feat).pred() * before_scale + before
+    slow = agent.slow_critic(dream.feat).pred() * before_scale + before
+    offset, scale = agent.return_norm.stats()
+    normed = (ret - offset) / scale
+    adv = (ret - (slow if agent.slowtar else value)[:, :-1]) / scale
+    weight = torch.cumprod(agent.dream_discount * dream.cont, -1) / agent.dream_discount
+    metrics = {
+        "adv": adv.mean(),
+        "adv_mag": adv.abs().mean(),
+        "adv_std": adv.std(correction=0),
+        "rew": dream.reward.mean(),
+        "con": dream.cont.mean(),
+        "ret": normed.mean(),
+        "ret_min": normed.min(),
+        "ret_max": normed.max(),
+        "ret_rate": (normed.abs() >= 1).to(normed.dtype).mean(),
+        "val": value.mean(),
+        "slowval": slow.mean(),
+        "tar": ((ret - after) / after_scale).mean(),
+        "weight": weight.mean(),
+    }
+    for name, dist in policy.by_key.items():
+        metrics[f"ent/{name}"] = dist.entropy().mean()
+        if isinstance(dist, OneHot) and not policy.spaces[name].shape:  # the reference logs it of scalars alone
+            low, high = dist.entropy_range()
+            metrics[f"rand/{name}"] = (dist.entropy().mean() - low) / (high - low)
+    return metrics
