@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
+from torchrl.envs.batched_envs import BatchedEnvBase
 
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs
 
@@ -36,8 +37,21 @@ class EnvFactory(ABC):
         """
 
     def frame(self, env: EnvBase) -> np.ndarray | None:
-        """A picture of the current state of an environment that ``make`` returned, uint8 [height, width, 3], or None."""
+        """A picture of the current state, uint8 [height, width, 3], or None where nothing draws.
+
+        Args:
+            env: what ``make`` or ``make_batched`` returned (of several environments the first; None for workers).
+        """
+        while isinstance(env, TransformedEnv) and isinstance(env.base_env, BatchedEnvBase):
+            env = env.base_env._envs[0] if isinstance(env.base_env, SerialEnv) else None
+        return None if env is None else self._frame(env)
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
         return None
+
+    def blind(self) -> EnvFactory:
+        """The same task without pictures where that is cheaper; for scores of policies that do not look."""
+        return self
 
     def prepare(self) -> None:  # noqa: B027 (most simulators need nothing)
         """What must happen in the main process before a simulator is imported here or in a worker."""
@@ -68,25 +82,32 @@ def _action_spaces(spec: TensorSpec, lead: int) -> dict[str, Space]:
     return {"action": Space(tuple(spec.shape[lead:]), "float32")}
 
 
-def random_score(factory: EnvFactory, seed: int, episodes: int = 3, max_steps: int = 100_000) -> tuple[float, float]:
-    """Return and length (agent steps) of the uniformly random policy, both means over a few episodes.
+def random_score(factory: EnvFactory, seed: int, episodes: int = 3, max_steps: int = 10_000) -> tuple[float, float]:
+    """Return and length (agent steps) of the uniformly random policy: means over a few episodes.
 
     Args:
-        factory: the task.
+        factory: the task; pictures are not drawn where the task can do without.
         seed: of the environment and of the policy.
         episodes: how many to play.
-        max_steps: decisions after which the count stops, for tasks that never end.
+        max_steps: decisions after which playing stops; an episode cut here counts only if it is the first.
     """
+    factory = factory.blind()
     factory.prepare()
     env, generator = factory.make(seed), torch.Generator().manual_seed(seed)
     spaces = specs_of(env).action
-    total, steps, done = 0.0, 0, 0
+    played, score, length = [], 0.0, 0
     state = env.reset()
-    while done < episodes and steps < max_steps:
+    for _ in range(max_steps):
         state, after = step(env, state, random_action(spaces, (), generator))
-        total, steps, done = total + float(after["reward"]), steps + 1, done + int(after["done"])
+        score, length = score + float(after["reward"]), length + 1
+        if after["done"]:
+            played.append((score, length))
+            score, length = 0.0, 0
+            if len(played) == episodes:
+                break
     env.close()
-    return total / max(1, done), steps / max(1, done)
+    scores, lengths = zip(*(played or [(score, length)]), strict=True)
+    return sum(scores) / len(scores), sum(lengths) / len(lengths)
 
 
 def step(env: EnvBase, state, action: torch.Tensor):

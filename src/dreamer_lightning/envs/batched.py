@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import signal
 import sys
-from collections.abc import Mapping
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +18,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import Compose, EnvBase, InitTracker, ParallelEnv, SerialEnv, TensorDictPrimer, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.types import UserError
 
 Primers = Mapping[str | tuple[str, ...], tuple[tuple[int, ...], torch.dtype]]
 
@@ -21,6 +29,7 @@ def make_batched(
     seed: int,
     backend: Literal["serial", "process"] = "serial",
     primers: Primers | None = None,
+    pixels_for_video: bool = False,
 ) -> EnvBase:
     """``num_envs`` environments with batch size [num_envs], also for one.
 
@@ -31,14 +40,18 @@ def make_batched(
         backend: ``serial`` steps them in this process, ``process`` gives each a worker process.
         primers: what the policy carries from step to step, by key: (event shape, dtype). Zero after each reset;
             the policy writes the new value below ``next``.
+        pixels_for_video: ``factory.frame`` will be asked for pictures (of the first one; not from workers).
 
     Returns:
         The environment; it marks the first step of episodes by ``is_init`` [num_envs, 1].
+
+    Raises:
+        UserError: what the factory raises, also from within a worker.
     """
     factory.prepare()
-    kwargs = [{"seed": env_seed(seed, i)} for i in range(num_envs)]
+    kwargs = [{"seed": env_seed(seed, i), "pixels_for_video": pixels_for_video} for i in range(num_envs)]
     if backend == "process":
-        env = ParallelEnv(num_envs, _Worker(factory, list(sys.path)), create_env_kwargs=kwargs, daemon=True)
+        env = Workers(num_envs, factory, kwargs)
     else:
         env = SerialEnv(num_envs, factory.make, create_env_kwargs=kwargs)
     transforms = [InitTracker(init_key="is_init")]
@@ -55,13 +68,86 @@ def env_seed(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index * 7919 + 1) % (2**31 - 1)
 
 
+class Workers(ParallelEnv):
+    """TorchRL's ParallelEnv, which tells a worker's UserError here and leaves this process its threads.
+
+    Args:
+        num_envs: how many worker processes.
+        factory: makes the environment of each.
+        kwargs: for ``factory.make``, one for each worker.
+    """
+
+    def __init__(self, num_envs: int, factory: EnvFactory, kwargs: list[dict]):
+        self.__dict__["failed"] = False
+        self.__dict__["note"] = Path(tempfile.gettempdir()) / f"dreamer-lightning-{uuid.uuid4().hex}"
+        worker = _Worker(factory, list(sys.path), self.note)
+        super().__init__(num_envs, worker, create_env_kwargs=kwargs, daemon=True, num_threads=torch.get_num_threads())
+
+    def _start_workers(self) -> None:
+        with self._told():
+            super()._start_workers()
+
+    def _step(self, tensordict):
+        with self._told():
+            return super()._step(tensordict)
+
+    def _reset(self, tensordict, **kwargs):
+        with self._told():
+            return super()._reset(tensordict, **kwargs)
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        threads = torch.get_num_threads()
+        try:
+            super().close(raise_if_closed=raise_if_closed)
+        except RuntimeError:
+            if not self.failed:
+                raise
+            self.is_closed = True
+        finally:
+            torch.set_num_threads(threads)  # TorchRL adds one for each worker
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except (RuntimeError, EOFError, OSError) as error:
+            if not self.note.exists():
+                raise
+            message = self.note.read_text()
+            self.note.unlink()
+            self.__dict__["failed"] = True
+            self.close(raise_if_closed=False)
+            raise UserError(message) from error
+
+
 class _Worker:
     """Makes one environment in a worker process, which starts with neither our import path nor our thread count."""
 
-    def __init__(self, factory: EnvFactory, path: list[str]):
-        self.factory, self.path = factory, path
+    def __init__(self, factory: EnvFactory, path: list[str], note: Path):
+        self.factory, self.path, self.note, self.main = factory, path, note, os.getpid()
 
-    def __call__(self, seed: int) -> EnvBase:
+    def __call__(self, **kwargs) -> EnvBase:
+        if os.getpid() == self.main:  # TorchRL looks at the spaces
+            return self.factory.make(**kwargs)
         sys.path.extend(folder for folder in self.path if folder not in sys.path)
         torch.set_num_threads(1)
-        return self.factory.make(seed)
+        for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the main process answers and closes us
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        env = self._telling(self.factory.make)(**kwargs)
+        env.__dict__["_step"] = self._telling(env._step)
+        env.__dict__["_reset"] = self._telling(env._reset)
+        return env
+
+    def _telling(self, function: Callable) -> Callable:
+        """The function; a UserError leaves a note for the main process and ends the worker without a traceback."""
+
+        @functools.wraps(function)
+        def told(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except UserError as error:
+                self.note.write_text(str(error))
+                raise SystemExit(1) from error
+
+        return told

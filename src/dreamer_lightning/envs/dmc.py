@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from difflib import get_close_matches
 
 import numpy as np
 from torchrl.envs import EnvBase, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.rendering import can_render, probe_gl, require_gl
+from dreamer_lightning.envs.rendering import import_suite, probe_gl, require_gl, working_gl
 from dreamer_lightning.envs.transforms import Wire
 from dreamer_lightning.types import UserError
 
-_DOMAINS = ("ball_in_cup", "point_mass", "humanoid_CMU")  # domains whose names hold an underscore
+_DOMAINS = {name: name for name in ("ball_in_cup", "point_mass", "humanoid_CMU")} | {"cup": "ball_in_cup"}
 _CAMERAS = {"quadruped": 2}
 
 
@@ -62,17 +63,26 @@ class DMC(EnvFactory):
         if self.pixels:
             require_gl(f"env.task {self.task} with pixels")
 
+    def blind(self) -> DMC:
+        twin = copy(self)
+        twin.pixels, twin.vectors, twin.hide = False, True, []
+        return twin
+
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         self.prepare()
+        suite = import_suite()
         from torchrl.envs import DMControlWrapper
 
-        env = DMControlWrapper(self._load(seed), frame_skip=self.repeat)
-        hide = [*self.hide, *([] if self.vectors else ["(?!image$).*"])]
-        return TransformedEnv(env, Wire(env, hide))
+        env = self._load(suite, seed)
+        if self.cheap_pixels:
+            env.physics.model.vis.quality.offsamples = 0  # read when the first picture makes the GL context
+        wrapped = DMControlWrapper(env, frame_skip=self.repeat)
+        hide = self.hide if self.vectors else [".*"]
+        camera = (lambda: self._picture(env, self.image_size, self.image_size)) if self.pixels else None
+        shape = (self.image_size, self.image_size, 3)
+        return TransformedEnv(wrapped, Wire(wrapped, hide, camera=camera, picture=shape))
 
-    def _load(self, seed: int):
-        from dm_control import suite
-
+    def _load(self, suite, seed: int):
         if (self.domain, self.job) not in suite.ALL_TASKS:
             names = [f"{domain}_{job}" for domain, job in suite.ALL_TASKS]
             near = get_close_matches(self.task, names, 3) or ["walker_walk", "cheetah_run"]
@@ -83,15 +93,22 @@ class DMC(EnvFactory):
             options["time_limit"] = (self.time_limit - 0.5) * seconds  # half a step: rounding cannot add one
         return suite.load(self.domain, self.job, task_kwargs=options)
 
-    def frame(self, env: EnvBase) -> np.ndarray | None:
-        if not can_render():
+    def _picture(self, env, height: int, width: int) -> np.ndarray:
+        flags = {"shadow": False, "reflection": False} if self.cheap_pixels else None
+        return env.physics.render(height, width, camera_id=self.camera, render_flag_overrides=flags)
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
+        if working_gl() is None:
             return None
-        return env.base_env._env.physics.render(240, 320, camera_id=self.camera)
+        try:
+            return self._picture(env.base_env._env, 240, 320)
+        except Exception:  # a video is never worth a run
+            return None
 
 
 def _split(task: str) -> tuple[str, str]:
-    for domain in _DOMAINS:
-        if task.startswith(domain + "_"):
-            return domain, task[len(domain) + 1 :]
+    for short, domain in _DOMAINS.items():  # names that hold an underscore themselves, or are not the suite's
+        if task.startswith(short + "_"):
+            return domain, task[len(short) + 1 :]
     domain, _, job = task.partition("_")
     return domain, job

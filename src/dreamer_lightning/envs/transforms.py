@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torchrl.data import (
+    Binary,
     Bounded,
     Categorical,
     Composite,
@@ -24,41 +26,57 @@ from torchrl.data import (
     Unbounded,
 )
 from torchrl.envs import EnvBase, Transform
+from torchrl.envs.utils import step_mdp
 
 from dreamer_lightning.types import LOG_PREFIX, UserError
 
-_ENDS = ("reward", "terminated", "truncated", "done")
+_ENDS = ("terminated", "truncated", "done")
+_HUGE = 1e30  # TorchRL writes "no bound" as the largest number of the type
+Camera = Callable[[], np.ndarray]
 
 
 class Wire(Transform):
     """Renames, casts and checks what an environment returns; scales and clips what it is given.
 
     - observations: nested names joined by ``/``, floats as float32, integers and one-hot as int32, images uint8;
-    - reward: float32, shape [1];
+    - reward: float32 [1]; terminated, truncated, done: bool [1];
     - action: one float32 vector ``action`` [a]; finite bounds are mapped to [-1, 1], samples outside are clipped,
       discrete entries are one-hot.
 
     Args:
         env: the environment that it will transform; no batch dimension.
         hide: names or patterns (``re.fullmatch``) of observations to leave out.
+        prefix: start of observation names that is dropped.
+        camera: takes the picture that is observed as ``image``, uint8 [height, width, channels].
+        picture: its shape.
 
     Raises:
         UserError: the environment has no observation left, or an action that is not supported; at run time, an
             observation or reward that is NaN or infinite (key and step named).
     """
 
-    def __init__(self, env: EnvBase, hide: Sequence[str] = ()):
+    def __init__(
+        self,
+        env: EnvBase,
+        hide: Sequence[str] = (),
+        prefix: str = "",
+        camera: Camera | None = None,
+        picture: tuple[int, ...] = (),
+    ):
         super().__init__()
         self.reads: list[tuple[str | tuple[str, ...], str, Callable[[Tensor], Tensor]]] = []
         specs: dict[str, TensorSpec] = {}
         for key, spec in env.observation_spec.items(True, True):
-            name = key if isinstance(key, str) else "/".join(key)
+            name = (key if isinstance(key, str) else "/".join(key)).removeprefix(prefix)
             hidden = any(re.fullmatch(pattern, name) for pattern in hide)
-            if hidden or isinstance(spec, NonTensor) or spec.shape.numel() == 0 or key in _ENDS:
+            if hidden or isinstance(spec, NonTensor) or spec.shape.numel() == 0:
                 continue
-            specs[name], read = _observation(name, spec)
+            specs[name], read = _observation(spec)
             self.reads.append((key, name, read))
-        if not any(not name.startswith(LOG_PREFIX) for name in specs):
+        self.camera = camera
+        if camera is not None:
+            specs["image"] = Bounded(0, 255, shape=picture, dtype=torch.uint8)
+        if all(name.startswith(LOG_PREFIX) for name in specs):
             raise UserError("env: no observation is left for the model; check hide, pixels and vectors")
         self.observation = Composite(specs)
         self.action_key, self.reward_key = env.action_key, env.reward_key
@@ -79,18 +97,20 @@ class Wire(Transform):
             out[name] = value = read(source.get(key))
             if value.dtype == torch.float32:
                 self._check(name, value)
+        if self.camera is not None:
+            out["image"] = torch.from_numpy(np.array(self.camera()))
         reward = source.get(self.reward_key, None)
         if reward is not None:
             out["reward"] = reward = reward.to(torch.float32).reshape(1)
             self._check("reward", reward)
-        for key in _ENDS[1:]:
+        done = source.get("done")
+        for key in _ENDS:
             flag = source.get(key, None)
-            if flag is not None:
-                out[key] = flag
+            out[key] = torch.zeros_like(done) if flag is None else flag
         return TensorDict._new_unsafe(out, source.batch_size)
 
     def _check(self, name: str, value: Tensor) -> None:
-        total = float(value.sum())  # NaN and infinity both survive a sum: one pass, exact test only when it looks bad
+        total = float(value.sum())  # NaN and infinity both survive a sum: exact only where it looks bad
         if total - total != 0.0 and not bool(value.isfinite().all()):
             raise UserError(f"env: {name} is NaN or infinite at step {self.steps} of an episode; it must be finite")
 
@@ -106,58 +126,93 @@ class Wire(Transform):
     def transform_reward_spec(self, reward_spec: Composite) -> Composite:
         return Composite(reward=Unbounded(shape=(1,), dtype=torch.float32))
 
+    def transform_done_spec(self, done_spec: Composite) -> Composite:
+        return Composite({key: Categorical(2, shape=(1,), dtype=torch.bool) for key in _ENDS})
+
     def transform_input_spec(self, input_spec: Composite) -> Composite:
         input_spec["full_action_spec"] = Composite(action=self.action.clone())
         return input_spec
 
 
-def _observation(name: str, spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
+class Repeat(Transform):
+    """Gives each action to the environment several times and sums the rewards; stops where the episode ends.
+
+    (TorchRL's own ``FrameSkipTransform`` steps on through the end of an episode.)
+
+    Args:
+        times: simulator steps for each decision.
+    """
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        env = self.parent
+        reward = next_tensordict.get(env.reward_key)
+        for _ in range(self.times - 1):
+            if next_tensordict.get("done").any():
+                break
+            state = step_mdp(tensordict.copy().set("next", next_tensordict), exclude_action=False)
+            next_tensordict = env._step(state)
+            env._complete_done(env.full_done_spec, next_tensordict)
+            reward = reward + next_tensordict.get(env.reward_key)
+        return next_tensordict.set(env.reward_key, reward)
+
+
+def _observation(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
     """The wire's spec of one observation and the function that brings it there."""
     shape = spec.shape
     if isinstance(spec, MultiOneHot):
         sizes = [box.n for box in spec.space]
         wire = Categorical(max(sizes), shape=(*shape[:-1], len(sizes)), dtype=torch.int32)
-        return wire, lambda x: torch.stack([p.int().argmax(-1) for p in x.split(sizes, -1)], -1).to(torch.int32)
+        return wire, lambda x: torch.stack([part.int().argmax(-1) for part in x.split(sizes, -1)], -1).to(torch.int32)
     if isinstance(spec, OneHot):
-        return Categorical(
-            spec.space.n, shape=shape[:-1], dtype=torch.int32
-        ), lambda x: x.int().argmax(-1).to(torch.int32)
-    if isinstance(spec, MultiCategorical):
-        classes = max(box.n for box in spec.space)
+        wire = Categorical(spec.space.n, shape=shape[:-1], dtype=torch.int32)
+        return wire, lambda x: x.int().argmax(-1).to(torch.int32)
+    if isinstance(spec, Binary):
+        return Categorical(2, shape=shape, dtype=torch.int32), lambda x: x.to(torch.int32)
+    if isinstance(spec, Categorical | MultiCategorical):
+        classes = max(box.n for box in spec.space) if isinstance(spec, MultiCategorical) else spec.space.n
         return Categorical(classes, shape=shape, dtype=torch.int32), lambda x: x.to(torch.int32)
-    if isinstance(spec, Categorical) and spec.dtype != torch.bool:
-        return Categorical(spec.space.n, shape=shape, dtype=torch.int32), lambda x: x.to(torch.int32)
     if spec.dtype == torch.uint8 and len(shape) == 3:
         return Bounded(0, 255, shape=shape, dtype=torch.uint8), lambda x: x
-    if len(shape) == 0:
-        return Unbounded(shape=(1,), dtype=torch.float32), lambda x: x.to(torch.float32).reshape(1)
-    return Unbounded(shape=shape, dtype=torch.float32), lambda x: x.to(torch.float32)
+    shape = shape or torch.Size([1])
+    return Unbounded(shape=shape, dtype=torch.float32), lambda x: x.to(torch.float32).reshape(shape)
 
 
 def _action(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
     """The wire's spec of the flat action and the function that turns it into the environment's own."""
     shape, dtype = spec.shape, spec.dtype
-    if isinstance(spec, MultiOneHot | MultiCategorical):
-        sizes = [box.n for box in spec.space]
+    listed = isinstance(spec, MultiOneHot | MultiCategorical)  # the latter is a Categorical, too
+    if listed or isinstance(spec, Binary) or (isinstance(spec, Categorical) and shape.numel() > 1):
+        sizes = [box.n for box in spec.space] if listed else [_classes(spec)] * shape.numel()
         wire = MultiOneHot(sizes, dtype=torch.float32)
-        if isinstance(spec, MultiCategorical):
-            return wire, lambda a: torch.stack([p.argmax(-1) for p in a.split(sizes, -1)], -1).to(dtype)
-        return wire, lambda a: torch.cat([one_hot(p.argmax(-1), p.shape[-1]) for p in a.split(sizes, -1)], -1).to(dtype)
+        if isinstance(spec, MultiOneHot):
+            return wire, lambda a: torch.cat([_hot(part) for part in a.split(sizes, -1)], -1).to(dtype)
+        return wire, lambda a: torch.stack([p.argmax(-1) for p in a.split(sizes, -1)], -1).to(dtype).reshape(shape)
     if isinstance(spec, OneHot | Categorical):
-        classes = spec.space.n
-        wire = OneHot(classes, dtype=torch.float32)
+        wire = OneHot(spec.space.n, dtype=torch.float32)
         if isinstance(spec, OneHot):
-            return wire, lambda a: one_hot(a.argmax(-1), classes).to(dtype)
+            return wire, lambda a: _hot(a).to(dtype)
         return wire, lambda a: a.argmax(-1).to(dtype).reshape(shape)
     if not dtype.is_floating_point:
         raise UserError(
-            f"env: actions of type {type(spec).__name__} are not supported; use Box, Discrete, MultiDiscrete"
+            f"env: an action of type {type(spec).__name__}, {dtype} is not supported; use floats or classes"
         )
     wire = Bounded(-1.0, 1.0, shape=(shape.numel(),), dtype=torch.float32)
     low, high = torch.full(shape, -1.0, dtype=dtype), torch.full(shape, 1.0, dtype=dtype)
     if isinstance(spec, Bounded):
-        finite = spec.space.low.isfinite() & spec.space.high.isfinite() & (spec.space.high - spec.space.low).isfinite()
-        finite &= spec.space.high.abs() < 1e30  # TorchRL writes "no bound" as the largest float
-        low, high = torch.where(finite, spec.space.low, low), torch.where(finite, spec.space.high, high)
+        bounds = spec.space.low.expand(shape), spec.space.high.expand(shape)
+        finite = (bounds[0].abs() < _HUGE) & (bounds[1].abs() < _HUGE)
+        low, high = torch.where(finite, bounds[0], low), torch.where(finite, bounds[1], high)
     middle, half = (high + low) / 2, (high - low) / 2
     return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half)
+
+
+def _classes(spec: TensorSpec) -> int:
+    return 2 if isinstance(spec, Binary) else spec.space.n
+
+
+def _hot(scores: Tensor) -> Tensor:
+    return one_hot(scores.argmax(-1), scores.shape[-1])

@@ -1,0 +1,135 @@
+"""Atari games through ale-py, which brings the ROMs (extra ``atari``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from torchrl.envs import EnvBase
+
+from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.gym import gym_frame, resize, wire_gym
+from dreamer_lightning.types import UserError
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+class Atari(EnvFactory):
+    """An Atari game; the defaults are those of the Atari 100k benchmark (``embodied/envs/atari.py@2411f7d``).
+
+    Unlike the reference, the time limit truncates an episode and does not terminate it.
+
+    Args:
+        task: the game, such as ``pong`` or ``ms_pacman``.
+        repeat: frames for each decision; their rewards are summed, and the repeat stops where an episode ends.
+        image_size: height and width of the picture, in pixels (Atari at 200M frames: 96).
+        gray: one luminance channel instead of three colours.
+        sticky: probability that the console repeats the last action instead (Atari at 200M frames: 0.25).
+        actions: ``needed`` by the game, or ``all`` 18.
+        noops: an episode begins with a random number of idle frames, up to this many.
+        time_limit: frames (not decisions) after which an episode is truncated.
+        hide: names or patterns of observations that the model does not get.
+        log_info: names of info entries that are logged as ``episode/<name>``: ``lives``, ``frame_number``.
+    """
+
+    def __init__(
+        self,
+        task: str = "pong",
+        repeat: int = 4,
+        image_size: int = 64,
+        gray: bool = False,
+        sticky: float = 0.0,
+        actions: str = "needed",
+        noops: int = 30,
+        time_limit: int | None = 108_000,
+        hide: Sequence[str] = (),
+        log_info: Sequence[str] = (),
+    ):
+        if actions not in ("needed", "all"):
+            raise UserError(f"env.actions: {actions!r} must be needed or all")
+        self.task, self.name, self.repeat, self.image_size = task, f"atari_{task}", repeat, image_size
+        self.gray, self.sticky, self.actions, self.noops = gray, sticky, actions, noops
+        self.time_limit, self.hide, self.log_info = time_limit, list(hide), list(log_info)
+
+    def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
+        console = Console(self, _rom(self.task), seed)
+        return wire_gym(console, seed, image_size=0, hide=self.hide, log_info=self.log_info)
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
+        return gym_frame(env)
+
+
+class Console(gymnasium.Env):
+    """One game on the emulator: repeats the action, shows the maximum of the last two frames (sprites flicker).
+
+    Args:
+        settings: the factory whose options count.
+        rom: file of the game.
+        seed: of the emulator's own randomness (sticky actions).
+    """
+
+    render_mode = "rgb_array"
+
+    def __init__(self, settings: Atari, rom: str, seed: int):
+        from ale_py import ALEInterface, LoggerMode
+
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self.settings, self.ale = settings, ALEInterface()
+        self.ale.setInt("random_seed", seed)
+        self.ale.setFloat("repeat_action_probability", settings.sticky)
+        self.ale.loadROM(rom)
+        self.codes = self.ale.getMinimalActionSet() if settings.actions == "needed" else self.ale.getLegalActionSet()
+        self.action_space = spaces.Discrete(len(self.codes))
+        shape = (settings.image_size, settings.image_size, 1 if settings.gray else 3)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.frames = [self.ale.getScreenRGB()]
+        self.count = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        self.ale.reset_game()
+        for _ in range(self.np_random.integers(self.settings.noops + 1)):
+            self.ale.act(0)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        self.frames, self.count = [self.ale.getScreenRGB()], 0
+        return self._picture(), self._info()
+
+    def step(self, action: int):
+        reward, terminated, truncated = 0.0, False, False
+        for _ in range(self.settings.repeat):
+            reward += self.ale.act(self.codes[action])
+            self.count += 1
+            self.frames = [self.frames[-1], self.ale.getScreenRGB()]
+            terminated = self.ale.game_over()
+            truncated = self.settings.time_limit is not None and self.count >= self.settings.time_limit
+            if terminated or truncated:
+                break
+        return self._picture(), reward, terminated, truncated and not terminated, self._info()
+
+    def render(self) -> np.ndarray:
+        return self.frames[-1]
+
+    def _picture(self) -> np.ndarray:
+        frame = np.maximum.reduce(self.frames)
+        small = resize(frame, self.settings.image_size)
+        return (small @ _LUMINANCE).astype(np.uint8)[..., None] if self.settings.gray else small
+
+    def _info(self) -> dict[str, float]:
+        return {"lives": self.ale.lives(), "frame_number": self.count}
+
+
+def _rom(task: str) -> str:
+    try:
+        from ale_py import roms
+    except ImportError as error:
+        raise UserError("Atari games need ale-py: pip install 'dreamer-lightning[atari]'") from error
+    names = roms.get_all_rom_ids()
+    task = {"james_bond": "jamesbond"}.get(task, task)  # the benchmark's name for it
+    if task not in names:
+        near = get_close_matches(task, names, 3) or ["pong", "breakout"]
+        raise UserError(f"env.task: no Atari game {task!r}; did you mean {', '.join(near)}?")
+    return str(roms.get_rom_path(task))

@@ -1,0 +1,132 @@
+"""The user's own environment, by dotted path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torchrl.envs import Compose, EnvBase, StepCounter, TransformedEnv
+
+from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.gym import gym_frame, wire_gym
+from dreamer_lightning.envs.transforms import Repeat, Wire
+from dreamer_lightning.types import LOG_PREFIX, UserError
+
+
+class Custom(EnvFactory):
+    """A class (or function) of your own that makes a gymnasium or a TorchRL environment.
+
+    Args:
+        path: ``module:Class``; the module lies in a folder on the import path, such as the config's.
+        kwargs: arguments for the class.
+        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
+        pixels: observe the rendered picture, as ``image`` (gymnasium with ``render_mode="rgb_array"``).
+        vectors: observe what the environment itself returns, which may also be an image.
+        image_size: height and width to which gymnasium images are resized, in pixels; 0 keeps them.
+        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: none.
+        hide: names or patterns of observations that the model does not get.
+        log_info: names of gymnasium ``info`` entries that are logged as ``episode/<name>``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        kwargs: Mapping[str, Any] | None = None,
+        repeat: int = 1,
+        pixels: bool = False,
+        vectors: bool = True,
+        image_size: int = 64,
+        time_limit: int | None = None,
+        hide: Sequence[str] = (),
+        log_info: Sequence[str] = (),
+    ):
+        if not (pixels or vectors):
+            raise UserError("env: pixels and vectors are both off; switch one of them on")
+        self.path, self.kwargs, self.repeat = path, dict(kwargs or {}), repeat
+        self.name = path.rpartition(":")[2].lower()
+        self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
+        self.hide = [*hide, *([] if vectors else [f"(?!{LOG_PREFIX}).*"])]
+        self.log_info = list(log_info)
+
+    def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
+        maker, kwargs = load_object(self.path), dict(self.kwargs)
+        if (self.pixels or pixels_for_video) and "render_mode" in _parameters(maker):
+            kwargs.setdefault("render_mode", "rgb_array")
+        try:
+            inspect.signature(maker).bind(**kwargs)
+        except TypeError as error:
+            raise UserError(f"env.kwargs: {self.path} does not take them: {error}") from error
+        except ValueError:  # a builtin without a signature
+            pass
+        env = maker(**kwargs)
+        if isinstance(env, EnvBase):
+            return self._wire_torchrl(env, seed)
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(
+                f"env.path: {self.path} makes a {type(env).__name__}; it must be a gymnasium.Env or a TorchRL EnvBase"
+            )
+        if self.time_limit is not None:
+            env = gymnasium.wrappers.TimeLimit(env, self.time_limit)
+        return wire_gym(
+            env,
+            seed,
+            repeat=self.repeat,
+            image_size=self.image_size,
+            hide=self.hide,
+            log_info=self.log_info,
+            pixels=self.pixels,
+        )
+
+    def _wire_torchrl(self, env: EnvBase, seed: int) -> EnvBase:
+        if env.batch_size:
+            raise UserError(f"env.path: {self.path} has batch size {list(env.batch_size)}; it must be one environment")
+        if self.pixels or self.log_info:
+            raise UserError(
+                f"env: pixels and log_info are for gymnasium; let {self.path} return image and log/* itself"
+            )
+        with torch.random.fork_rng(devices=[]):  # TorchRL seeds the global generator as well
+            env.set_seed(seed)
+        before = [Repeat(self.repeat)] if self.repeat > 1 else []
+        if self.time_limit is not None:
+            before.append(StepCounter(max_steps=-(-self.time_limit // self.repeat), step_count_key="time"))
+        if before:
+            env = TransformedEnv(env, Compose(*before))
+        return TransformedEnv(env, Wire(env, [*self.hide, *(["time"] if self.time_limit is not None else [])]))
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
+        return gym_frame(env) if isinstance(getattr(env.base_env, "_env", None), gymnasium.Env) else None
+
+
+def load_object(path: str, option: str = "env.path") -> Any:
+    """The object at ``module:name``; UserError says which half is wrong."""
+    module_name, colon, name = path.partition(":")
+    if not colon or not module_name or not name:
+        raise UserError(f"{option}: {path!r} must look like module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.startswith(error.name):
+            raise UserError(
+                f"{option}: no module {module_name!r}; put {module_name.replace('.', '/')}.py beside the config or in "
+                "the current folder, or install it"
+            ) from error
+        raise UserError(f"{option}: {module_name} imports {error.name!r}, which is not installed") from error
+    if not hasattr(module, name):
+        near = get_close_matches(name, dir(module), 3)
+        raise UserError(
+            f"{option}: {module_name} has no {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
+    return getattr(module, name)
+
+
+def _parameters(maker) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(maker).parameters
+    except ValueError:
+        return {}

@@ -1,0 +1,259 @@
+"""Any gymnasium environment, by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
+
+from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.rendering import probe_gl
+from dreamer_lightning.envs.transforms import Wire
+from dreamer_lightning.types import LOG_PREFIX, UserError
+
+_PREFIX = "obs:"  # TorchRL renames an observation called "state"; with a prefix nothing is renamed
+
+
+class Gym(EnvFactory):
+    """A gymnasium environment by id, such as ``CartPole-v1`` (``module:Id-v0`` imports the module first).
+
+    Args:
+        task: the id.
+        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
+        kwargs: arguments for ``gymnasium.make``.
+        pixels: observe the rendered picture, as ``image`` (uint8 [image_size, image_size, 3]).
+        vectors: observe what the environment itself returns, which may also be an image.
+        image_size: height and width to which images are resized, in pixels; 0 keeps them.
+        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own.
+        hide: names or patterns of observations that the model does not get.
+        log_info: names of ``info`` entries that are logged as ``episode/<name>``; ``a/b`` reads ``info["a"]["b"]``.
+    """
+
+    def __init__(
+        self,
+        task: str = "CartPole-v1",
+        repeat: int = 1,
+        kwargs: Mapping[str, Any] | None = None,
+        pixels: bool = False,
+        vectors: bool = True,
+        image_size: int = 64,
+        time_limit: int | None = None,
+        hide: Sequence[str] = (),
+        log_info: Sequence[str] = (),
+    ):
+        if not (pixels or vectors):
+            raise UserError("env: pixels and vectors are both off; switch one of them on")
+        self.task, self.repeat, self.kwargs = task, repeat, dict(kwargs or {})
+        self.name = task.rpartition(":")[2].replace("/", "_")
+        self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
+        self.hide, self.log_info = list(hide), list(log_info)
+
+    def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
+        env = self._load(self.pixels or pixels_for_video)
+        return wire_gym(
+            env,
+            seed,
+            repeat=self.repeat,
+            image_size=self.image_size,
+            hide=[*self.hide, *([] if self.vectors else [f"(?!{LOG_PREFIX}).*"])],
+            log_info=self.log_info,
+            pixels=self.pixels,
+        )
+
+    def _load(self, draw: bool) -> gymnasium.Env:
+        kwargs = dict(self.kwargs)
+        if self.time_limit is not None:
+            kwargs["max_episode_steps"] = self.time_limit
+        try:
+            spec = gymnasium.spec(self.task)
+            if draw and "mujoco" in str(spec.entry_point):
+                probe_gl()
+            if draw:
+                kwargs.setdefault("render_mode", "rgb_array")
+            return gymnasium.make(spec, disable_env_checker=True, **kwargs)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise UserError(f"env.task: {self.task} needs a package that is not installed: {_line(error)}") from error
+        except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error, ModuleNotFoundError) as error:
+            near = get_close_matches(self.task, list(gymnasium.registry), 3, 0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else f" ({_line(error)})"
+            raise UserError(f"env.task: no gymnasium environment {self.task!r}{hint}") from error
+        except (TypeError, ValueError) as error:
+            raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {_line(error)}") from error
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
+        return gym_frame(env)
+
+
+def wire_gym(
+    env: gymnasium.Env,
+    seed: int,
+    *,
+    repeat: int = 1,
+    image_size: int = 0,
+    hide: Sequence[str] = (),
+    log_info: Sequence[str] = (),
+    pixels: bool = False,
+) -> EnvBase:
+    """A gymnasium environment on the wire: checked and flattened, TorchRL's wrapper, our one transform."""
+    strict = Strict(env, log_info, image_size)
+    strict.reset(seed=seed)
+    wrapped = GymWrapper(strict, frame_skip=repeat, categorical_action_encoding=True)
+    camera = (lambda: resize(_rendered(env), image_size)) if pixels else None
+    shape = camera().shape if camera else ()
+    return TransformedEnv(wrapped, Wire(wrapped, hide, prefix=_PREFIX, camera=camera, picture=shape))
+
+
+def gym_frame(env: EnvBase) -> np.ndarray | None:
+    """The picture that a wired gymnasium environment renders, None where it cannot."""
+    inner = env.base_env._env
+    if inner.render_mode != "rgb_array":
+        return None
+    try:
+        return np.asarray(inner.render())
+    except Exception:  # a video is never worth a run: no package, no display, no texture
+        return None
+
+
+class Strict(gymnasium.Wrapper):
+    """Flat names, wire types and checked shapes; ``info`` entries as ``log/<name>``; actions from 0 upwards.
+
+    Args:
+        env: any gymnasium environment with Box, Discrete, MultiDiscrete or MultiBinary leaves.
+        log_info: names of info entries; an entry that is missing at a step counts as 0.
+        image_size: height and width to which images are resized; 0 keeps them.
+
+    Raises:
+        UserError: a space is not supported; at run time, an observation of another shape (key and step named).
+    """
+
+    def __init__(self, env: gymnasium.Env, log_info: Sequence[str] = (), image_size: int = 0):
+        super().__init__(env)
+        self.log_info, self.steps = list(log_info), 0
+        self.root = "image" if _picture(env.observation_space) else "observation"
+        self.leaves = dict(_flatten(env.observation_space, self.root))
+        self.readers = {name: _reader(name, space, image_size) for name, space in self.leaves.items()}
+        flat = {_PREFIX + name: reader[0] for name, reader in self.readers.items()}
+        flat |= {_PREFIX + LOG_PREFIX + name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in self.log_info}
+        self.observation_space = spaces.Dict(flat)
+        self.action_space, self.write = _action(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self.steps = 0
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._read(obs, info), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs, reward, terminated, truncated, info = self.env.step(self.write(action))
+        try:
+            reward = float(reward)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"env: the reward at step {self.steps} is {reward!r}; it must be one number") from error
+        return self._read(obs, info), reward, bool(terminated), bool(truncated), {}
+
+    def _read(self, obs, info: Mapping) -> dict[str, np.ndarray]:
+        flat = dict(_flatten(obs, self.root))
+        if flat.keys() != self.leaves.keys():
+            raise UserError(
+                f"env: at step {self.steps} the observations are {', '.join(flat)}; "
+                f"observation_space says {', '.join(self.leaves)}"
+            )
+        out = {}
+        for name, space in self.leaves.items():
+            value = np.asarray(flat[name])
+            if value.shape != space.shape:
+                raise UserError(
+                    f"env: observation {name!r} has shape {value.shape} at step {self.steps}; "
+                    f"observation_space says {space.shape}"
+                )
+            out[_PREFIX + name] = self.readers[name][1](value)
+        for name in self.log_info:
+            value = info
+            for part in name.split("/"):
+                value = value.get(part, 0.0) if isinstance(value, Mapping) else 0.0
+            out[_PREFIX + LOG_PREFIX + name] = np.asarray(value, np.float32).reshape(-1)[:1]
+        return out
+
+
+def _flatten(value, root: str, name: str = ""):
+    """(name, leaf) pairs of nested dicts and tuples, of values or of spaces; a nameless leaf is called ``root``."""
+    if isinstance(value, Mapping | spaces.Dict | tuple | spaces.Tuple):
+        for key, item in value.items() if isinstance(value, Mapping | spaces.Dict) else enumerate(value):
+            yield from _flatten(item, root, f"{name}/{key}" if name else str(key))
+    else:
+        yield name or root, value
+
+
+def _picture(space: spaces.Space) -> bool:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
+        return False
+    return min(space.shape[:2]) > 4  # smaller ones are tables of bytes
+
+
+def _reader(name: str, space: spaces.Space, image_size: int) -> tuple[spaces.Space, Callable[[np.ndarray], np.ndarray]]:
+    """The wire's space of one observation and the function that brings it there; each value is a fresh copy."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n)), lambda x: np.asarray(x - space.start, np.int64)
+    if isinstance(space, spaces.MultiDiscrete):
+        classes, start = int(np.max(space.nvec)), space.start
+        return spaces.MultiDiscrete(np.full(space.shape, classes)), lambda x: np.asarray(x - start, np.int64)
+    if isinstance(space, spaces.MultiBinary):
+        return spaces.MultiDiscrete(np.full(space.shape, 2)), lambda x: np.array(x, np.int64)
+    if not isinstance(space, spaces.Box):
+        raise UserError(
+            f"env: observation {name!r} is a {type(space).__name__}; Box, Discrete, MultiDiscrete, Dict work"
+        )
+    if _picture(space):
+        picture = resize(np.zeros(space.shape, np.uint8), image_size)
+        return spaces.Box(0, 255, picture.shape, np.uint8), lambda x: resize(x, image_size)
+    shape = space.shape or (1,)
+    return spaces.Box(-np.inf, np.inf, shape, np.float32), lambda x: np.array(x, np.float32).reshape(shape)
+
+
+def _action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
+    """The action space that TorchRL sees and the function that turns its actions into the environment's own."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n)), lambda a: int(a) + int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        flat = spaces.MultiDiscrete(space.nvec.reshape(-1))
+        return flat, lambda a: (np.asarray(a).reshape(space.shape) + space.start).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        flat = spaces.MultiDiscrete(np.full(int(np.prod(space.shape)), 2))
+        return flat, lambda a: np.asarray(a).reshape(space.shape).astype(space.dtype)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return space, lambda a: np.array(a, space.dtype).reshape(space.shape)
+    raise UserError(
+        f"env: actions of {space} are not supported; Box of floats, Discrete, MultiDiscrete, MultiBinary are"
+    )
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 picture [height, width(, channels)] as [size, size, channels], Pillow bilinear; 0 keeps the size."""
+    image = np.ascontiguousarray(image)
+    if size and image.shape[:2] != (size, size):
+        from PIL import Image
+
+        planes = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+        image = np.array(Image.fromarray(planes).resize((size, size), Image.Resampling.BILINEAR))
+    else:
+        image = image.copy()
+    return image if image.ndim == 3 else image[..., None]
+
+
+def _rendered(env: gymnasium.Env) -> np.ndarray:
+    try:
+        picture = env.render()
+    except Exception as error:
+        raise UserError(f"env.pixels: the environment cannot render here: {_line(error)}") from error
+    if not isinstance(picture, np.ndarray):
+        raise UserError("env.pixels: the environment renders no rgb_array; set pixels to false")
+    return picture
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
