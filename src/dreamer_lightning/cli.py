@@ -98,7 +98,7 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
         raise UserError(explain(str(error), option_names(parser))) from error
     options.pop("config", None)
     if INTERNAL & set(inspect.signature(function).parameters):
-        options["config_text"] = parser.dump(parsed, skip_none=False)
+        options["config_text"] = parser.dump(parsed, skip_unset=False)
     return function, options
 
 

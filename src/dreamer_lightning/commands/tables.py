@@ -35,10 +35,11 @@ def metric_table(metrics: dict[str, float]) -> Table:
     columns = sorted({steps for row in rows.values() for steps in row if steps}, key=int)
     table = Table(title="dreams against reality, by steps dreamed", title_justify="left")
     table.add_column("metric")
-    for name in ["all", *columns]:
-        table.add_column(name, justify="right")
+    columns = ([""] if any("" in row for row in rows.values()) else []) + columns
+    for steps in columns:
+        table.add_column(steps or "all", justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[key]:.4g}" if key in row else "" for key in ["", *columns]))
+        table.add_row(name, *(f"{row[steps]:.4g}" if steps in row else "" for steps in columns))
     return table
 
 

@@ -1,0 +1,118 @@
+"""The Python door: numpy in, numpy out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.agent import Agent
+from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.types import Space, Specs, UserError
+from dreamer_lightning.world_model import WorldModel
+
+VECTORS = {"position": Space((3,), "float32"), "legs": Space((), "int32", classes=4)}
+ACTIONS = {
+    "continuous": {"action": Space((2,), "float32")},
+    "discrete": {"action": Space((), "int32", classes=5)},
+    "multi": {"action_00": Space((), "int32", classes=3), "action_01": Space((), "int32", classes=2)},
+}
+
+
+def tiny(obs: dict[str, Space], action: dict[str, Space]) -> Dreamer:
+    torch.manual_seed(0)
+    specs = Specs(obs, action)
+    model = WorldModel(specs, rssm=partial(BlockRSSM, deter=16, hidden=8, stoch=4, classes=4, blocks=2))
+    return Dreamer(model, ActorCritic(specs, model.feat_dim))
+
+
+@pytest.fixture(params=list(ACTIONS))
+def agent(request) -> Agent:
+    return Agent(tiny(VECTORS, ACTIONS[request.param]), seed=3)
+
+
+def observe(*lead: int) -> dict[str, np.ndarray]:
+    return {"position": np.random.default_rng(0).normal(size=(*lead, 3)), "legs": np.full(lead, 2)}
+
+
+def test_act_takes_one_environment_or_several(agent):
+    action, state = agent.act(observe(), agent.initial(1))
+    actions, _ = agent.act(observe(4), agent.initial(4))
+    kinds = {2: "continuous", 5: "discrete"}
+    kind = kinds.get(agent.specs.action_dim) if len(agent.specs.action) == 1 else "multi"
+    shapes = {"continuous": (2,), "discrete": (), "multi": (2,)}
+    assert np.shape(action) == shapes[kind]
+    assert actions.shape == (4, *shapes[kind])
+    if kind == "continuous":
+        assert actions.dtype == np.float32
+        assert np.abs(actions).max() <= 1
+    else:
+        assert np.issubdtype(actions.dtype, np.integer)
+        assert (actions >= 0).all()
+        assert (np.asarray(actions).reshape(4, -1) < [5] if kind == "discrete" else actions < [3, 2]).all()
+    assert not state["is_first"].any()
+
+
+def test_the_state_remembers_where_an_episode_begins():
+    agent = Agent(tiny(VECTORS, ACTIONS["continuous"]), seed=3)
+    _, after = agent.act(observe(), agent.initial(1))
+    junk = {**agent.initial(1), "deter": torch.full_like(after["deter"], 9.0)}
+    agent.generator.manual_seed(3)
+    assert torch.equal(agent.act(observe(), junk)[1]["deter"], after["deter"])  # is_first empties the latent
+    agent.generator.manual_seed(3)
+    assert not torch.equal(agent.act(observe(), after)[1]["deter"], after["deter"])
+
+
+def test_seeds_decide_and_greedy_differs_from_samples():
+    agents = [Agent(tiny(VECTORS, ACTIONS["continuous"]), seed=seed) for seed in (1, 1, 2)]
+    first, again, other = [agent.act(observe(), agent.initial(1))[0] for agent in agents]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_imagine_gives_futures_from_an_observation_or_from_a_state(agent):
+    dream = agent.imagine(observe(), length=6, samples=3)
+    assert {key: value.shape[:2] for key, value in dream.items()} == dict.fromkeys(
+        ["position", "legs", "reward", "cont", "value", "action"], (3, 7)
+    )
+    assert dream["position"].shape == (3, 7, 3)
+    assert dream["cont"].min() >= 0
+    assert dream["cont"].max() <= 1
+    assert np.array_equal(dream["position"][0, 0], dream["position"][1, 0])  # now is the same in all futures
+    _, state = agent.act(observe(), agent.initial(1))
+    assert agent.imagine(None, 4, 2, state)["reward"].shape == (2, 5)
+
+
+def test_a_lone_image_needs_no_name_and_comes_back_between_0_and_1():
+    agent = Agent(tiny({"image": Space((48, 48, 3), "uint8")}, ACTIONS["discrete"]))
+    picture = np.zeros((48, 48, 3), np.uint8)
+    _, state = agent.act(picture, agent.initial(1))
+    dream = agent.imagine(picture, length=2, samples=2, state=state)
+    assert dream["image"].shape == (2, 3, 48, 48, 3)
+    assert dream["image"].min() >= 0
+    assert dream["image"].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("obs", "words"),
+    [
+        ({"position": np.zeros(3)}, "legs missing"),
+        ({"position": np.zeros((2, 3)), "legs": np.zeros(2)}, r"position has shape \(2, 3\)"),
+    ],
+)
+def test_wrong_observations_are_named(obs, words):
+    agent = Agent(tiny(VECTORS, ACTIONS["continuous"]))
+    with pytest.raises(UserError, match=words):
+        agent.act(obs, agent.initial(1))
+
+
+def test_load_names_what_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        Agent.load(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        Agent.load(tmp_path)
