@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,29 @@ from tensordict import TensorDict
 from torch import nn
 
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.loop import Clocks, Limits, Schedule
 from dreamer_lightning.types import Space, Specs
+
+
+@dataclass
+class Clocks:
+    env_step: int = 0
+    agent_step: int = 0
+    update: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Limits:
+    env_steps: int | None = None
+    updates: int | None = None
+    max_time: float | None = None
+
+
+@dataclass
+class Schedule:
+    train_ratio: float = 512.0
+    batch_steps: int = 1024
+    learning_starts: int = 8
 
 
 class FakeDreamer(nn.Linear):
@@ -22,7 +44,11 @@ class FakeDreamer(nn.Linear):
         self.specs = Specs({"position": Space((3,))}, {"action": Space((2,))})
 
     def initial(self, n: int) -> dict[str, torch.Tensor]:
-        return {"deter": torch.zeros(n, 4), "stoch": torch.zeros(n, 2, dtype=torch.uint8), "prev_action": torch.zeros(n, 2)}
+        return {
+            "deter": torch.zeros(n, 4),
+            "stoch": torch.zeros(n, 2, dtype=torch.uint8),
+            "prev_action": torch.zeros(n, 2),
+        }
 
 
 class FakeFactory:
@@ -36,7 +62,7 @@ class FakeLoop:
         self.fabric = Fabric(accelerator="cpu", devices=1, callbacks=callbacks, loggers=loggers)
         self.callbacks, self.run_dir = callbacks, Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.clocks, self.limits, self.schedule = Clocks(), Limits(**limits), Schedule(learning_starts=8)
+        self.clocks, self.limits, self.schedule = Clocks(), Limits(**limits), Schedule()
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.dreamer = FakeDreamer()

@@ -10,6 +10,7 @@ from typing import Any
 from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.base import Callback, warn
 from dreamer_lightning.data import archive
+from dreamer_lightning.data import restore as replay_files
 from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
 
 
@@ -245,7 +246,7 @@ def restore(loop, folder: Path) -> dict[str, Any]:
         for name in manifest["replay"]:
             names.setdefault(Path(name).parent.name, []).append(Path(name).name)
         shards = [(folder.parent.parent / REPLAY / f"rank-{r}", names[f"rank-{r}"]) for r in range(saved_world)]
-        archive.load(loop.replay, shards, rank, world)
+        replay_files.load(loop.replay, shards, rank, world)
     else:
         loop.learning = False  # the replay fills up again first
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,6 @@ class RowFile:
     def __init__(self, path: Path, rows: int = 0):
         self.path, self.rows, self.columns = Path(path), 0, []
         self.pending: list[dict[str, Any]] = []
-        self.file = None
         self._failed = False
         self._keep(rows)
 
@@ -81,14 +82,11 @@ class RowFile:
         self.rows = max(0, len(lines) - 1)
         if self.rows < rows:
             warn(f"{self.path} has {self.rows} rows, the checkpoint knows {rows}; going on after those that are there")
-        write_atomic(self.path, b"".join(lines))
-        self._open()
+        self._replace(b"".join(lines))
 
-    def _open(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (kept open for the run; every write is one row)
-        self.size = os.fstat(self.file.fileno()).st_size
+    def _replace(self, text: bytes) -> None:
+        write_atomic(self.path, text)
+        self.size = len(text)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row of numbers: at once, or later if the disk refuses."""
@@ -112,16 +110,16 @@ class RowFile:
             csv.writer(header, lineterminator="").writerow(columns)
             padding = b"," * len(new)
             text = b"\n".join([header.getvalue().encode(), *(line + padding for line in lines)]) + b"\n"
-            write_atomic(self.path, text)
+            self._replace(text)
             self.columns = columns
-            self._open()
         line = (",".join(_text(row.get(name)) for name in self.columns) + "\n").encode()
         try:
-            written = self.file.write(line)
-            if written != len(line):
-                raise OSError(28, "no space left on device")
+            with open(self.path, "ab", buffering=0) as file:  # one write a row; no handle stays open
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            os.truncate(self.path, self.size)
+            if self.path.exists():
+                os.truncate(self.path, self.size)
             raise
         self.size += len(line)
         self.rows += 1
@@ -129,20 +127,16 @@ class RowFile:
     def sync(self) -> None:
         """Make what was written survive a power cut."""
         try:
-            os.fsync(self.file.fileno())
+            with open(self.path, "ab") as file:
+                os.fsync(file.fileno())
         except OSError as error:
             warn(f"cannot sync {self.path} ({error.strerror}); training goes on")
-
-    def close(self) -> None:
-        if self.file is not None and not self.file.closed:
-            self.sync()
-            self.file.close()
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, bool | int):
+    if isinstance(value, Integral):
         return str(int(value))
     return repr(float(value))
 
@@ -195,13 +189,11 @@ class Metrics(Callback):
         self._state = state
         self.mean.load_state_dict(state["mean"])
         if self.file is not None:
-            path = self.file.path
-            self.file.close()
-            self.file = RowFile(path, rows=state["rows"])
+            self.file = RowFile(self.file.path, rows=state["rows"])
 
     def on_fit_end(self, loop) -> None:
         if self.file is not None:
-            self.file.close()
+            self.file.sync()
         for logger in loop.fabric.loggers:
             logger.save()
             logger.finalize("success")
