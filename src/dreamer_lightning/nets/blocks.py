@@ -38,20 +38,20 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init: str) -> None:
-    """Fill a kernel in place; its standard deviation becomes ``outscale / sqrt(fan)``.
+    """Fill a kernel in place.
 
     Args:
         weight: the kernel, any layout.
         fan_in: inputs that reach one output.
         fan_out: outputs that one input reaches.
         outscale: factor on the drawn kernel; 0 gives zeros.
-        init: ``trunc_normal``, ``normal`` or ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan. V3 has
-            ``trunc_normal_in``: a unit normal cut at +-2, times 1.1368/sqrt(fan_in); V1 and V2 have ``uniform_avg``
+        init: ``trunc_normal_in`` (V3: a unit normal cut at +-2, times 1.1368/sqrt(fan_in)), ``glorot`` (V1, V2), or
+            another of ``trunc_normal``, ``normal``, ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan.
     """
-    kind, _, mode = init.rpartition("_")
+    kind, _, mode = init.rpartition("_") if init != "glorot" else ("glorot", "", "avg")
     fans = {"in": fan_in, "out": fan_out, "avg": (fan_in + fan_out) / 2}
-    if mode not in fans or kind not in ("trunc_normal", "normal", "uniform"):
-        raise UserError(f"init: unknown initialiser '{init}', choose for example trunc_normal_in or uniform_avg")
+    if mode not in fans or kind not in ("trunc_normal", "normal", "uniform", "glorot"):
+        raise UserError(f"init: unknown initialiser '{init}', choose for example trunc_normal_in or glorot")
     std = outscale / sqrt(fans[mode])
     if outscale == 0.0:
         weight.zero_()
@@ -60,7 +60,8 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
     elif kind == "normal":
         weight.normal_(0.0, std)
     else:
-        weight.uniform_(-sqrt(3.0) * std, sqrt(3.0) * std)
+        limit = sqrt(3.0) * std if kind == "glorot" else std
+        weight.uniform_(-limit, limit)
 
 
 class Linear(nn.Linear):

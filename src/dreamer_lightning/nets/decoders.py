@@ -80,7 +80,7 @@ class MLPDecoder(Decoder):
         layers: number of layers.
         act: activation.
         norm: ``rms`` or ``none``.
-        init: initialiser of the kernels; V1 and V2 have Glorot's.
+        init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class MLPDecoder(Decoder):
         layers: int = 4,
         act: str = "elu",
         norm: str = "none",
-        init: str = "uniform_avg",
+        init: str = "glorot",
     ):
         super().__init__()
         self.spaces = dict(spaces)
@@ -187,10 +187,10 @@ class StridedDecoder(Decoder):
         if (height, width) != (64, 64):
             raise UserError(f"StridedDecoder predicts 64x64 images, not {height}x{width}: set image_size to 64")
         self.channels = {name: space.shape[-1] for name, space in spaces.items()}
-        self.dense = Linear(deter + stoch, 32 * depth, init="uniform_avg")
+        self.dense = Linear(deter + stoch, 32 * depth, init="glorot")
         channels = [32 * depth, 4 * depth, 2 * depth, depth, sum(self.channels.values())]
         self.convs = nn.ModuleList(
-            ConvTranspose2d(before, after, kernel, same=False, init="uniform_avg")
+            ConvTranspose2d(before, after, kernel, same=False, init="glorot")
             for (before, after), kernel in zip(pairwise(channels), (5, 5, 6, 6), strict=True)
         )
         self.act = activation(act)

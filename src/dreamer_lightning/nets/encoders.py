@@ -61,7 +61,7 @@ class MLPEncoder(Encoder):
         layers: number of layers.
         act: activation.
         norm: ``rms`` or ``none``.
-        init: initialiser of the kernels; V1 and V2 have Glorot's.
+        init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class MLPEncoder(Encoder):
         layers: int = 4,
         act: str = "elu",
         norm: str = "none",
-        init: str = "uniform_avg",
+        init: str = "glorot",
     ):
         super().__init__()
         self.spaces = dict(sorted(spaces.items()))
@@ -143,7 +143,7 @@ class StridedEncoder(Encoder):
         if min(height, width) < 1:
             raise UserError(f"image '{self.keys[0]}' is too small for StridedEncoder: give it 64x64, or 46 at least")
         self.convs = nn.ModuleList(
-            Conv2d(before, after, 4, 2, same=False, init="uniform_avg") for before, after in pairwise(channels)
+            Conv2d(before, after, 4, 2, same=False, init="glorot") for before, after in pairwise(channels)
         )
         self.act = activation(act)
         self.embed_dim = height * width * depths[-1]

@@ -68,7 +68,7 @@ class BinaryHead(Head):
         outscale: factor on the output layer's initial kernel.
         act: activation.
         norm: ``rms`` or ``none``.
-        init: initialiser of the kernels (V1, V2: ``uniform_avg``).
+        init: initialiser of the kernels (V1, V2: ``glorot``).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MSEHead(Head):
         outscale: factor on the output layer's initial kernel.
         act: activation.
         norm: ``rms`` or ``none``.
-        init: initialiser of the kernels; V1 and V2 have Glorot's.
+        init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MSEHead(Head):
         outscale: float = 1.0,
         act: str = "elu",
         norm: str = "none",
-        init: str = "uniform_avg",
+        init: str = "glorot",
     ):
         super().__init__()
         self.mlp = MLP(in_dim, units, layers, act, norm, init)
@@ -136,7 +136,7 @@ class PolicyHead(Head):
         unimix: share of random choice in discrete actions (the reference's policy ignores its own option: 0).
         act: activation.
         norm: ``rms`` or ``none``.
-        init: initialiser of the kernels (V1, V2: ``uniform_avg``).
+        init: initialiser of the kernels (V1, V2: ``glorot``).
     Source: danijar/dreamerv3 `embodied/jax/heads.py@e3f0224` (bounded_normal, categorical).
     """
 
