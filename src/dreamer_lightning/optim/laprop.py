@@ -81,16 +81,24 @@ class LaProp(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        params = [p.detach() for p in group["params"]]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
-        step, nu, mu = self._moments(group["params"])
-        (beta1, beta2), count = group["betas"], step + 1
+        grads, grad_norm, param_norm = self.clip(group, grads)
+        torch._foreach_sub_([p.detach() for p in group["params"]], self.changes(group, grads))
+        return grad_norm, param_norm
 
+    def clip(self, group: dict[str, Any], grads: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients whose norm is at most ``agc max(pmin, |p|)``, tensor by tensor; and the norms of both before it."""
+        params = [p.detach() for p in group["params"]]
         grad_norm, param_norm = torch.stack(torch._foreach_norm(grads)), torch.stack(torch._foreach_norm(params))
         if group["agc"]:
             limit = group["agc"] * param_norm.clamp_min(group["pmin"])
             grads = torch._foreach_mul(grads, (1 / (grad_norm / limit).clamp_min(1.0)).unbind())
+        return grads, grad_norm, param_norm
 
+    def changes(self, group: dict[str, Any], grads: list[Tensor]) -> list[Tensor]:
+        """What to subtract from each parameter; the moments and the counter move on."""
+        step, nu, mu = self._moments(group["params"])
+        (beta1, beta2), count = group["betas"], step + 1
         torch._foreach_mul_(nu, beta2)
         torch._foreach_addcmul_(nu, grads, grads, 1 - beta2)
         rms = torch._foreach_sqrt(nu)
@@ -103,12 +111,11 @@ class LaProp(torch.optim.Optimizer):
         momentum = torch._foreach_lerp(mu, scaled, 1 - beta1) if group["nesterov"] else mu
         change = torch._foreach_mul(momentum, rate / correction(beta1, count))
         if group["weight_decay"]:
-            kernels = [i for i, p in enumerate(params) if p.ndim >= 2]
-            decay = torch._foreach_mul([params[i] for i in kernels], rate * group["weight_decay"])
+            kernels = [i for i, p in enumerate(group["params"]) if p.ndim >= 2]
+            decay = torch._foreach_mul([group["params"][i].detach() for i in kernels], rate * group["weight_decay"])
             torch._foreach_add_([change[i] for i in kernels], decay)
-        torch._foreach_sub_(params, change)
         step.add_(1)
-        return grad_norm, param_norm
+        return change
 
     def _moments(self, params: list[nn.Parameter]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The group's update counter (kept with its first parameter) and each parameter's moments."""
