@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import assert_close, assert_grad, golden
 
 from dreamer_lightning import interop
 from dreamer_lightning.nets import blocks
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Conv2d, ConvTranspose2d, Linear, RMSNorm
 from dreamer_lightning.nets.upsample import UpsampleConv2d
 from dreamer_lightning.types import UserError
+from golden import assert_close, assert_grad, golden
 
 LAYERS = {
     "linear": lambda: Linear(7, 11),
