@@ -71,14 +71,14 @@ class Tracking(Callback):
         mode = resolve_mode(self.mode)
         if mode == "disabled" or not loop.fabric.is_global_zero:
             return
-        try:
-            self._open(Path(loop.run_dir), mode)
-        except Exception as error:  # no network, a key that is refused, a server that is down
-            if mode == "offline":
-                warn(f"wandb does not start ({error}); going on without it")
+        after = {"online": "writing offline", "offline": "going on without it"}
+        for attempt in (mode, "offline")[: 2 if mode == "online" else 1]:
+            try:
+                self._open(Path(loop.run_dir), attempt)
                 return
-            warn(f"wandb does not go online ({str(error).splitlines()[0]}); writing offline")
-            self._open(Path(loop.run_dir), "offline")
+            except Exception as error:  # no network, a key that is refused, a server that is down, a full disk
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                warn(f"wandb does not start {attempt} ({reason}); {after[attempt]}")
 
     def _open(self, run_dir: Path, mode: str) -> None:
         import wandb
@@ -94,7 +94,7 @@ class Tracking(Callback):
             resume="allow" if mode != "offline" else None,
             dir=str(run_dir),
             mode=mode,
-            settings=wandb.Settings(console="off", silent=True, save_code=False),
+            settings=wandb.Settings(console="off", silent=True, save_code=False, init_timeout=60),
         )
         self.offline = mode == "offline"
         self.logger = WandbLogger(experiment=run, project=self.project, save_dir=str(run_dir), name=self.name)
