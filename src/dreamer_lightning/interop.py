@@ -23,6 +23,8 @@ from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.errors import UserError
 
 Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
+LOSSES = {"rec": "recon", "rew": "reward", "con": "cont"}  # its losses where they have another name than ours
+NORMS = {"retnorm": "return_norm", "valnorm": "value_norm", "advnorm": "advantage_norm"}
 
 
 def to_ours(layer: nn.Module, kernel: Tensor) -> Tensor:
@@ -190,3 +192,30 @@ def agent_layers(world_model: WorldModel, actor_critic: ActorCritic) -> Layers:
         "slowval": head_layers(agent.slow_critic),
     }
     return {name: layer for prefix, layers in parts.items() for name, layer in prefixed(prefix, layers).items()}
+
+
+def loss_name(name: str) -> str:
+    """The reference's name of one of our losses; a reconstruction loss there is called by its key alone."""
+    backward = {ours: theirs for theirs, ours in LOSSES.items()}
+    return backward.get(name, name).removeprefix("recon/")
+
+
+def load_agent(world_model: WorldModel, actor_critic: ActorCritic, params: Mapping[str, Tensor]) -> None:
+    """Fill an agent with the reference's parameters and normaliser variables."""
+    rest = dict(params)
+    for theirs, ours in NORMS.items():
+        state = {name: rest.pop(name) for name in list(rest) if name.startswith(f"{theirs}/")}
+        state = {name.split("/", 1)[1]: value for name, value in state.items()}
+        load_normalizer(getattr(actor_critic, ours), state)
+    load(agent_layers(world_model, actor_critic), rest)
+
+
+def dump_agent(world_model: WorldModel, actor_critic: ActorCritic) -> dict[str, Tensor]:
+    """The inverse of ``load_agent``."""
+    return dump(agent_layers(world_model, actor_critic)) | agent_normalizers(actor_critic)
+
+
+def agent_normalizers(actor_critic: ActorCritic) -> dict[str, Tensor]:
+    """The running variables of all three normalisers."""
+    states = {theirs: normalizer_state(getattr(actor_critic, ours)) for theirs, ours in NORMS.items()}
+    return {f"{norm}/{name}": value for norm, state in states.items() for name, value in state.items()}

@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dreamer_lightning import interop
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.nets.decoders import DictDecoder, SymlogMLPDecoder, UpsampleDecoder
-from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder
+from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder, concat_vectors
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.parity.record import NotRunnable
 from dreamer_lightning.types import Space, Specs
+from dreamer_lightning.world_model import WorldModel
 
 FIXED = {"norm": ("rms",), "winit": ("trunc_normal_in",)}  # reference options with one value offered here
 
@@ -48,14 +51,20 @@ def specs(obs: Mapping, act: Mapping, order: list[str] | None = None) -> Specs:
 
 def flat_action(spaces: Mapping[str, Space], actions: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     """The flat action vector: entries in sorted order of their names, discrete ones one-hot."""
-    parts = []
-    for name in sorted(spaces):
-        entry, action = spaces[name], actions[name]
-        lead = action.shape[: action.ndim - len(entry.shape)]
-        if entry.discrete:
-            action = F.one_hot(action.long(), entry.classes)
-        parts.append(action.to(dtype).reshape(*lead, entry.size))
-    return torch.cat(parts, -1)
+    return concat_vectors(dict(actions), dict(sorted(spaces.items())), squash=False).to(dtype)
+
+
+def split_action(spaces: Mapping[str, Space], flat: Tensor) -> dict[str, Tensor]:
+    """The inverse of ``flat_action``; all zeros is class 0."""
+    names = sorted(spaces)
+    parts = zip(names, flat.split([spaces[name].size for name in names], -1), strict=True)
+    actions = {}
+    for name, part in parts:
+        shape = spaces[name].shape
+        if spaces[name].discrete:
+            part = part.unflatten(-1, (*shape, spaces[name].classes)).argmax(-1)
+        actions[name] = part if spaces[name].discrete else part.reshape(*part.shape[:-1], *shape)
+    return actions
 
 
 def rssm(options: Mapping, action_dim: int, embed_dim: int) -> BlockRSSM:
@@ -135,3 +144,49 @@ def decoder(options: Mapping) -> Callable[[Specs, int, int], DictDecoder]:
         **{name: options[name] for name in names},
     )
     return partial(DictDecoder, vector=vector, image=image)
+
+
+def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
+    """The agent of an ``agent`` section."""
+    require(options["enc"], typ=("simple",))
+    require(options["dec"], typ=("simple",))
+    require(options["dyn"], typ=("rssm",))
+    dists = {"policy_dist_cont": ("bounded_normal",), "policy_dist_disc": ("categorical",)}
+    require(options, ac_grads=(False,), **dists)
+    model = WorldModel(
+        spaces,
+        encoder=encoder(options["enc"]["simple"]),
+        rssm=partial(rssm, options["dyn"]["rssm"]),
+        decoder=decoder(options["dec"]["simple"]),
+        reward=head(options["rewhead"]),
+        cont=head(options["conhead"]),
+        horizon=options["horizon"],
+        contdisc=options["contdisc"],
+        reward_grad=options["reward_grad"],
+    )
+    dream, replay = options["imag_loss"], options["repl_loss"]
+    aware = "off" if not options["repval_loss"] else "latents" if options["repval_grad"] else "critic"
+    agent = ActorCritic(
+        spaces,
+        model.feat_dim,
+        policy=policy(options["policy"]),
+        value=head(options["value"]),
+        imag_length=options["imag_length"],
+        imag_last=options["imag_last"],
+        value_aware=aware,
+        horizon=options["horizon"],
+        contdisc=options["contdisc"],
+        lam=dream["lam"],
+        replay_lam=replay["lam"],
+        actent=dream["actent"],
+        slowreg=dream["slowreg"],
+        replay_slowreg=replay["slowreg"],
+        slowtar=dream["slowtar"],
+        slow_rate=options["slowvalue"]["rate"],
+        slow_every=options["slowvalue"]["every"],
+        return_norm=normalizer(options["retnorm"]),
+        value_norm=normalizer(options["valnorm"]),
+        advantage_norm=normalizer(options["advnorm"]),
+    )
+    scales = {interop.LOSSES.get(name, name): scale for name, scale in options["loss_scales"].items()}
+    return Dreamer(model, agent, scales)

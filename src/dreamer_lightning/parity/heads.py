@@ -184,7 +184,9 @@ def _action_spaces(v: Vectors, group: str, x: Tensor) -> dict[str, Space]:
     return spaces
 
 
-def policy_keys(v: Vectors, key: str, head: PolicyHead, x: Tensor, events: Mapping[str, Tensor]) -> None:
+def policy_keys(
+    v: Vectors, key: str, head: PolicyHead, x: Tensor, events: Mapping[str, Tensor], limit: float = LAYER
+) -> None:
     """Compare what is recorded of each action's distribution.
 
     Args:
@@ -193,6 +195,7 @@ def policy_keys(v: Vectors, key: str, head: PolicyHead, x: Tensor, events: Mappi
         head: the policy.
         x: its features.
         events: actions whose log-probability is recorded.
+        limit: the largest relative error.
     """
     output, layers = head(x), interop.head_layers(head)
     for name, space in head.spaces.items():
@@ -210,4 +213,7 @@ def policy_keys(v: Vectors, key: str, head: PolicyHead, x: Tensor, events: Mappi
         values["logp"] = found.log_prob(event)
         for quantity in v.names(f"{key}/{name}"):
             place = f"{key}/{name}/{quantity}"
-            (v.exact if v.array(place).dtype.kind in "bi" else v.close)(place, values[quantity])
+            if v.array(place).dtype.kind in "bi":
+                v.exact(place, values[quantity])
+            else:
+                v.close(place, values[quantity], limit)

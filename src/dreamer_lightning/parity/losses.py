@@ -19,11 +19,8 @@ from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.parity import build
 from dreamer_lightning.parity.heads import twohot_pred
 from dreamer_lightning.parity.record import LAYER, Job, Vectors
-from dreamer_lightning.parity.watching import dream_metrics, watching
+from dreamer_lightning.parity.watching import compare_metrics, compare_state, watching
 from dreamer_lightning.types import Space, Specs
-
-NORMS = (("return", "ret"), ("value", "val"), ("advantage", "adv"))
-
 
 def jobs(v: Vectors) -> Iterator[Job]:
     """The groups of the file, by the first word of their names."""
@@ -90,25 +87,15 @@ def _twohot(logits: Tensor) -> Given:
 def _actor_critic(v: Vectors, group: str, config: Mapping, policy: Given, **options) -> ActorCritic:
     """An actor-critic with recorded heads and normalisers."""
     value, slow = _twohot(v.tensor(f"{group}/value_logits")), _twohot(v.tensor(f"{group}/slowvalue_logits"))
-    norms = {f"{ours}_norm": build.normalizer(config[f"{theirs}norm"]) for ours, theirs in NORMS if f"{theirs}norm" in config}
+    norms = {ours: build.normalizer(config[theirs]) for theirs, ours in interop.NORMS.items() if theirs in config}
     agent = ActorCritic(Specs({}, {}), 1, policy=lambda *_: policy, value=lambda *_: value, **norms, **options)
     agent.slow_critic = slow
     agent.to(v.dtype)
-    for ours, theirs in NORMS:
-        state = {name: x for name, x in v.under(f"{group}/state_before").items() if name.startswith(f"{theirs}norm/")}
-        norm = getattr(agent, f"{ours}_norm")
-        interop.load_normalizer(norm, {name.split("/", 1)[1]: x for name, x in state.items()})
+    state = v.under(f"{group}/state_before")
+    for theirs, ours in interop.NORMS.items():
+        own = {name.split("/", 1)[1]: x for name, x in state.items() if name.startswith(f"{theirs}/")}
+        interop.load_normalizer(getattr(agent, ours), own)
     return agent
-
-
-def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
-    """The normalisers' running variables against those recorded below ``key``."""
-    state = {}
-    for ours, theirs in NORMS:
-        for name, value in interop.normalizer_state(getattr(agent, f"{ours}_norm")).items():
-            state[f"{theirs}norm/{name}"] = value
-    for name in v.names(key):
-        v.close(f"{key}/{name}", state[name], limit)
 
 
 def _imag(v: Vectors, group: str) -> None:
@@ -137,9 +124,7 @@ def _imag(v: Vectors, group: str) -> None:
         twohot_pred(v, f"{group}/{head}_pred", TwoHot(logits, bins).pred(), logits, bins)
     for key, loss in losses.items():
         v.close(f"{group}/loss/{key}", loss)
-    metrics = dream_metrics(agent, seen)
-    for key in v.names(f"{group}/metric"):
-        v.close(f"{group}/metric/{key}", metrics[key])
+    compare_metrics(v, f"{group}/metric", agent, seen, LAYER)
     compare_state(v, f"{group}/state_after", agent, LAYER)
     sum((loss * v.tensor(f"{group}/dloss/{key}")).sum() for key, loss in losses.items()).backward()
     for part, raw in zip(raws, policy.raws, strict=True):

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamer_lightning import interop
 from dreamer_lightning.actor_critic import ActorCritic, Dream
 from dreamer_lightning.nets.actions import OneHot
+from dreamer_lightning.parity.record import NotRunnable, Vectors
 from dreamer_lightning.types import Losses
 
 
@@ -54,8 +56,13 @@ def watching(agent: ActorCritic) -> Iterator[Seen]:
 
 
 @torch.no_grad()
-def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, Tensor]:
-    """The reference's scalars of a dream, from what the losses worked on; the normalisers are as the losses left them."""
+def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, tuple[Tensor, Tensor]]:
+    """The reference's scalars of a dream, each with the mean magnitude of what it is a mean of.
+
+    Args:
+        agent: the actor-critic; its normalisers are as the losses left them.
+        seen: what the losses worked on.
+    """
     dream, ret = seen.dream, seen.ret
     policy = agent.policy(dream.feat[:, :-1])
     (before, before_scale), (after, after_scale) = seen.value_stats[:2]
@@ -65,24 +72,51 @@ def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, Tensor]:
     normed = (ret - offset) / scale
     adv = (ret - (slow if agent.slowtar else value)[:, :-1]) / scale
     weight = torch.cumprod(agent.dream_discount * dream.cont, -1) / agent.dream_discount
-    metrics = {
-        "adv": adv.mean(),
-        "adv_mag": adv.abs().mean(),
-        "adv_std": adv.std(correction=0),
-        "rew": dream.reward.mean(),
-        "con": dream.cont.mean(),
-        "ret": normed.mean(),
-        "ret_min": normed.min(),
-        "ret_max": normed.max(),
-        "ret_rate": (normed.abs() >= 1).to(normed.dtype).mean(),
-        "val": value.mean(),
-        "slowval": slow.mean(),
-        "tar": ((ret - after) / after_scale).mean(),
-        "weight": weight.mean(),
+    means = {
+        "adv": adv,
+        "adv_mag": adv.abs(),
+        "rew": dream.reward,
+        "con": dream.cont,
+        "ret": normed,
+        "ret_rate": (normed.abs() >= 1).to(normed.dtype),
+        "val": value,
+        "slowval": slow,
+        "tar": (ret - after) / after_scale,
+        "weight": weight,
     }
+    metrics = {name: (x.mean(), x.abs().mean()) for name, x in means.items()}
+    for name, x in {"adv_std": adv.std(correction=0), "ret_min": normed.min(), "ret_max": normed.max()}.items():
+        metrics[name] = x, x.abs()
     for name, dist in policy.by_key.items():
-        metrics[f"ent/{name}"] = dist.entropy().mean()
+        entropy = dist.entropy()
+        metrics[f"ent/{name}"] = entropy.mean(), entropy.abs().mean()
         if isinstance(dist, OneHot) and not policy.spaces[name].shape:  # the reference logs it of scalars alone
             low, high = dist.entropy_range()
-            metrics[f"rand/{name}"] = (dist.entropy().mean() - low) / (high - low)
+            metrics[f"rand/{name}"] = (entropy.mean() - low) / (high - low), torch.ones(())
     return metrics
+
+
+def compare_metrics(
+    v: Vectors, key: str, agent: ActorCritic, seen: Seen, limit: float, others: dict[str, tuple] | None = None
+) -> None:
+    """Scalars recorded below ``key``, each in units of its own size and that of the numbers that it is a mean of."""
+    found = dream_metrics(agent, seen) | (others or {})
+    for name in v.names(key):
+        if name not in found:
+            raise NotRunnable(f"{key}/{name} is a metric that no check knows")
+        value, scale = found[name]
+        v.close(f"{key}/{name}", value, limit, float(scale))
+
+
+def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
+    """The normalisers' running variables against those recorded below ``key``; a mean in units of the root mean square."""
+    state = interop.agent_normalizers(agent)
+    for name in v.names(key):
+        norm, variable = name.split("/", 1)
+        want = {other: abs(v.number(f"{key}/{norm}/{other}")) for other in v.names(f"{key}/{norm}")}
+        scale = want[variable]
+        if variable in ("lo/value", "hi/value"):
+            scale = max(want["lo/value"], want["hi/value"])
+        elif variable == "mean/value":
+            scale = want["sqrs/value"] ** 0.5
+        v.close(f"{key}/{name}", state[name], limit, scale)
