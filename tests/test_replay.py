@@ -241,6 +241,8 @@ def test_pruning_keeps_what_is_needed(tmp_path):
     replay.prune(tmp_path, kept)
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "notes.txt"}
     assert sum("records" in name for name in kept) <= 4  # of 17: the ring holds the last 30 records
+    latents = [torch.load(tmp_path / name, weights_only=True) for name in kept if "latents" in name]
+    assert sum(len(content["number"]) for content in latents) <= 2 * replay.steps + 20
     other = filled(0)
     other.load(tmp_path)
     assert other.total == [190, 190]
@@ -326,11 +328,26 @@ def test_a_larger_capacity_keeps_what_was_saved(tmp_path):
     same(again, larger)
 
 
+def test_a_smaller_capacity_keeps_the_newest(tmp_path):
+    replay = filled(20)
+    replay.save(tmp_path)
+    replay.extend([plain(stream, 20, 30) for stream in range(2)])
+    replay.save(tmp_path)
+    smaller = filled(0, capacity=34)
+    smaller.load(tmp_path)
+    for stream in range(2):
+        rows = [smaller.data[stream, n % 17] for n in range(33, 50)]
+        assert [int(row["reward"]) for row in rows] == list(range(33, 50))
+        assert [int(row["latent", "deter"][0]) for row in rows] == list(range(33, 50))
+
+
 def test_streams_are_dealt_round_robin(tmp_path):
     shards = []
     for rank in range(2):
         replay = filled(0, streams=2)
-        replay.extend([plain(2 * rank + stream, 0, 40) for stream in range(2)])
+        for begin in (0, 20):  # what the second save evicted is still in the first one's files
+            replay.extend([plain(2 * rank + stream, begin, 20) for stream in range(2)])
+            replay.save(tmp_path / f"rank-{rank}")
         shards.append((tmp_path / f"rank-{rank}", replay.save(tmp_path / f"rank-{rank}")))
     whole = filled(0, streams=2, capacity=300)
     restore.load(whole, shards)
