@@ -116,6 +116,7 @@ class Workers(ParallelEnv):
             message = self.note.read_text()
             self.note.unlink()
             self.__dict__["failed"] = True
+            self._timeout = 0.5  # a dead worker does not answer
             self.close(raise_if_closed=False)
             raise UserError(message) from error
 

@@ -11,11 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from torchrl.envs import Compose, EnvBase, StepCounter, TransformedEnv
+from torchrl.envs import Compose, EnvBase, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.gym import gym_frame, wire_gym
-from dreamer_lightning.envs.transforms import Repeat, Wire
+from dreamer_lightning.envs.transforms import Pace, Wire
 from dreamer_lightning.types import LOG_PREFIX, UserError
 
 
@@ -56,6 +56,8 @@ class Custom(EnvFactory):
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         maker, kwargs = load_object(self.path), dict(self.kwargs)
+        if not callable(maker):
+            raise UserError(f"env.path: {self.path} is a {type(maker).__name__}; it must be a class or a function")
         if (self.pixels or pixels_for_video) and "render_mode" in _parameters(maker):
             kwargs.setdefault("render_mode", "rgb_array")
         try:
@@ -92,12 +94,10 @@ class Custom(EnvFactory):
             )
         with torch.random.fork_rng(devices=[]):  # TorchRL seeds the global generator as well
             env.set_seed(seed)
-        before = [Repeat(self.repeat)] if self.repeat > 1 else []
-        if self.time_limit is not None:
-            before.append(StepCounter(max_steps=-(-self.time_limit // self.repeat), step_count_key="time"))
-        if before:
-            env = TransformedEnv(env, Compose(*before))
-        return TransformedEnv(env, Wire(env, [*self.hide, *(["time"] if self.time_limit is not None else [])]))
+        wire = Wire(env, self.hide)
+        if self.repeat == 1 and self.time_limit is None:
+            return TransformedEnv(env, wire)
+        return TransformedEnv(env, Compose(Pace(self.repeat, self.time_limit), wire))
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
         return gym_frame(env) if isinstance(getattr(env.base_env, "_env", None), gymnasium.Env) else None

@@ -134,30 +134,43 @@ class Wire(Transform):
         return input_spec
 
 
-class Repeat(Transform):
-    """Gives each action to the environment several times and sums the rewards; stops where the episode ends.
+class Pace(Transform):
+    """Repeats actions and limits the time of a TorchRL environment (the wrappers of simulators do both themselves).
 
-    (TorchRL's own ``FrameSkipTransform`` steps on through the end of an episode.)
+    TorchRL's own ``FrameSkipTransform`` steps on through the end of an episode.
 
     Args:
-        times: simulator steps for each decision.
+        repeat: simulator steps for each decision; rewards are summed, and the repeat stops where the episode ends.
+        limit: simulator steps after which an episode is truncated.
     """
 
-    def __init__(self, times: int):
+    def __init__(self, repeat: int, limit: int | None):
         super().__init__()
-        self.times = times
+        self.repeat, self.limit, self.steps = repeat, limit, 0
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        self.steps = 0
+        return tensordict_reset
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        env = self.parent
+        env = self.parent.base_env
         reward = next_tensordict.get(env.reward_key)
-        for _ in range(self.times - 1):
+        self._count(next_tensordict)
+        for _ in range(self.repeat - 1):
             if next_tensordict.get("done").any():
                 break
             state = step_mdp(tensordict.copy().set("next", next_tensordict), exclude_action=False)
             next_tensordict = env._step(state)
             env._complete_done(env.full_done_spec, next_tensordict)
+            self._count(next_tensordict)
             reward = reward + next_tensordict.get(env.reward_key)
         return next_tensordict.set(env.reward_key, reward)
+
+    def _count(self, tensordict: TensorDictBase) -> None:
+        self.steps += 1
+        if self.limit is not None and self.steps >= self.limit:
+            late = torch.ones_like(tensordict.get("done"))
+            tensordict.set("truncated", late).set("done", late)
 
 
 def _observation(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:

@@ -1,0 +1,97 @@
+"""Small environments of the tests' own, one class for each kind."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+ACTIONS = {
+    "box": spaces.Box(np.array([-2.0, 0.0, -np.inf], np.float32), np.array([2.0, 10.0, np.inf], np.float32)),
+    "discrete": spaces.Discrete(4, start=-1),
+    "multi": spaces.MultiDiscrete([3, 4]),
+    "same": spaces.MultiDiscrete([3, 3]),
+    "binary": spaces.MultiBinary(3),
+    "integers": spaces.Box(0, 5, (2,), np.int32),
+}
+OBSERVATIONS = {
+    "vector": spaces.Box(-1, 1, (3,), np.float64),
+    "scalar": spaces.Box(-1, 1, ()),
+    "image": spaces.Box(0, 255, (32, 48, 3), np.uint8),
+    "gray": spaces.Box(0, 255, (20, 20), np.uint8),
+    "bytes": spaces.Box(0, 255, (128,), np.uint8),
+    "discrete": spaces.Discrete(5, start=2),
+    "multi": spaces.MultiDiscrete([3, 4]),
+    "dict": spaces.Dict(
+        {"state": spaces.Box(-1, 1, (2,)), "in": spaces.Dict({"a": spaces.Discrete(3)}), "log/x": spaces.Box(0, 9, ())}
+    ),
+    "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))),
+    "text": spaces.Text(4),
+}
+
+
+class Sample(gymnasium.Env):
+    """Observes samples of its space; reward 1.5 a step; ends after ``end`` steps; ``bad`` breaks step 3."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, observation="vector", action="box", end=0, bad="", render_mode=None):
+        self.observation_space, self.action_space = deepcopy((OBSERVATIONS[observation], ACTIONS[action]))
+        self.end, self.bad, self.render_mode, self.actions, self.time = end, bad, render_mode, [], 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.time += 1
+        self.actions.append(action)
+        reward = 1.5 if self.bad != "reward" or self.time < 3 else float("nan")
+        info = {"speed": self.time, "parts": {"left": np.float64(2 * self.time)}}
+        return self._observe(), reward, self.time == self.end, False, info
+
+    def render(self):
+        return np.full((30, 40, 3), self.time, np.uint8)
+
+    def _observe(self):
+        obs = self.observation_space.sample()
+        if self.time >= 3 and self.bad:
+            obs = {"nan": obs * np.nan, "shape": np.zeros(4), "kind": {"a": obs}}.get(self.bad, obs)
+        return obs
+
+
+class Lib(EnvBase):
+    """A TorchRL environment with names, depths and types of its own: observes its step, ends after seven."""
+
+    def __init__(self, end=7):
+        super().__init__()
+        self.end = end
+        self.observation_spec = Composite(
+            robot=Composite(time=Unbounded((1,), dtype=torch.float64)), start=Unbounded((1,), dtype=torch.float32)
+        )
+        self.action_spec = Bounded(-3.0, 3.0, (2,), dtype=torch.float64)
+        self.reward_spec = Unbounded((1,), dtype=torch.float64)
+
+    def _observe(self):
+        return {"robot": {"time": torch.tensor([self.time], dtype=torch.float64)}, "start": self.start}
+
+    def _reset(self, tensordict=None, **kwargs):
+        self.time, self.start = 0, torch.rand(1, generator=self.generator)
+        return TensorDict(self._observe(), [])
+
+    def _step(self, tensordict):
+        self.time += 1
+        reward, done = tensordict["action"].sum().reshape(1), torch.tensor([self.time == self.end])
+        return TensorDict({**self._observe(), "reward": reward, "done": done, "terminated": done}, [])
+
+    def _set_seed(self, seed):
+        self.generator = torch.Generator().manual_seed(seed)

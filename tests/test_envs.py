@@ -1,0 +1,282 @@
+"""Every kind of environment ends on the same wire: names, types, scales, ends of episodes, seeds."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torchrl.envs.utils import check_env_specs
+
+from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_action, random_score, specs_of, step
+from dreamer_lightning.types import Space, UserError
+
+
+def sample(observation="vector", action="box", **options) -> Custom:
+    kwargs = {"observation": observation, "action": action, **options.pop("kwargs", {})}
+    return Custom("envs_samples:Sample", kwargs, **options)
+
+
+def play(env, actions) -> list:
+    """What each action led to, from a reset on."""
+    state, out = env.reset(), []
+    for action in actions:
+        state, after = step(env, state, action)
+        out.append(after)
+    return out
+
+
+def uniform(env, count: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [random_action(specs_of(env).action, env.batch_size, generator) for _ in range(count)]
+
+
+vector, image = Space((3,)), Space((64, 64, 3), "uint8")
+KINDS = [
+    pytest.param(sample("vector"), {"observation": vector}, id="vector"),
+    pytest.param(sample("scalar"), {"observation": Space((1,))}, id="scalar"),
+    pytest.param(sample("image"), {"image": image}, id="image"),
+    pytest.param(sample("image", image_size=0), {"image": Space((32, 48, 3), "uint8")}, id="image as it is"),
+    pytest.param(sample("gray", image_size=16), {"image": Space((16, 16, 1), "uint8")}, id="gray"),
+    pytest.param(sample("bytes"), {"observation": Space((128,))}, id="bytes"),
+    pytest.param(sample("discrete"), {"observation": Space((), "int32", 5)}, id="discrete"),
+    pytest.param(sample("multi"), {"observation": Space((2,), "int32", 4)}, id="multi"),
+    pytest.param(sample("dict"), {"state": Space((2,)), "in/a": Space((), "int32", 3)}, id="dict"),
+    pytest.param(sample("tuple"), {"0": Space((2,)), "1": Space((), "int32", 3)}, id="tuple"),
+    pytest.param(sample("vector", pixels=True), {"observation": vector, "image": image}, id="vector and rendered"),
+    pytest.param(sample("vector", pixels=True, vectors=False), {"image": image}, id="rendered"),
+    pytest.param(Custom("envs_samples:Lib"), {"robot/time": Space((1,)), "start": Space((1,))}, id="torchrl"),
+    pytest.param(Gym("CartPole-v1"), {"observation": Space((4,))}, id="CartPole"),
+    pytest.param(Gym("Pendulum-v1"), {"observation": vector}, id="Pendulum"),
+    pytest.param(DMC("cartpole_swingup"), {"position": vector, "velocity": Space((2,))}, id="dmc cartpole"),
+    pytest.param(
+        DMC("walker_walk"),
+        {"orientations": Space((14,)), "height": Space((1,)), "velocity": Space((9,))},
+        id="dmc walker",
+    ),
+    pytest.param(
+        DMC("reacher_easy"),
+        {"position": Space((2,)), "to_target": Space((2,)), "velocity": Space((2,))},
+        id="dmc reacher",
+    ),
+    pytest.param(Atari("pong"), {"image": image}, id="atari"),
+    pytest.param(
+        Atari("james_bond", gray=True, image_size=96, actions="all", sticky=0.25),
+        {"image": Space((96, 96, 1), "uint8")},
+        id="atari gray",
+    ),
+]
+
+
+@pytest.mark.parametrize(("factory", "obs"), KINDS)
+def test_what_arrives_is_what_the_specs_say(factory, obs):
+    env = factory.make(3)
+    assert specs_of(env).obs == obs
+    check_env_specs(env, return_contiguous=True)
+    batched = make_batched(factory, 2, 3)
+    assert specs_of(batched) == specs_of(env)
+    for after in play(batched, uniform(batched, 3)):
+        for name, space in obs.items():
+            assert after[name].shape == (2, *space.shape)
+            assert after[name].dtype == getattr(torch, space.dtype)
+        assert after["reward"].dtype == torch.float32
+        assert all(after[key].shape == (2, 1) for key in ("reward", "done", "terminated", "truncated"))
+
+
+@pytest.mark.parametrize(("factory", "obs"), KINDS)
+def test_a_seed_is_a_trajectory(factory, obs):
+    first, second = factory.make(1), factory.make(1)
+    actions = uniform(first, 4)
+    for a, b in zip(play(first, actions), play(second, actions), strict=True):
+        assert (a == b).all()
+
+
+@pytest.mark.parametrize("factory", [sample(), Custom("envs_samples:Lib"), Gym("CartPole-v1"), DMC("walker_walk")])
+def test_seeds_and_neighbours_differ(factory):
+    name = {"walker_walk": "orientations", "lib": "start"}.get(factory.name, "observation")
+    assert (factory.make(1).reset()[name] != factory.make(2).reset()[name]).any()
+    both = make_batched(factory, 2, 0).reset()[name]
+    assert (both[0] != both[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("action", "flat", "given"),
+    [
+        ("box", [0.5, -1.0, 0.25], [1.0, 0.0, 0.25]),
+        ("box", [9.0, 3.0, -7.0], [2.0, 10.0, -1.0]),
+        ("discrete", [0.0, 0.0, 1.0, 0.0], 1),
+        ("multi", [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [1, 3]),
+        ("same", [0.0, 1.0, 0.0, 0.0, 0.0, 1.0], [1, 2]),
+        ("binary", [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], [0, 1, 0]),
+    ],
+)
+def test_actions_are_scaled_clipped_and_chosen(action, flat, given):
+    env = sample(action=action).make(0)
+    play(env, [torch.tensor(flat)])
+    np.testing.assert_allclose(env.base_env._env.unwrapped.actions[-1], given)
+    assert specs_of(env).action_dim == len(flat)
+
+
+def test_the_wire_keeps_the_action_of_the_policy():
+    env = make_batched(sample(), 2, 0)
+    state = env.reset().set("action", torch.full((2, 3), 5.0))
+    assert (env.step(state)["action"] == 5.0).all()
+
+
+def test_action_spaces():
+    two = {"action_00": Space((), "int32", 3), "action_01": Space((), "int32", 4)}
+    assert specs_of(sample(action="multi").make(0)).action == two
+    assert specs_of(sample(action="discrete").make(0)).action == {"action": Space((), "int32", 4)}
+    assert specs_of(sample().make(0)).action == {"action": Space((3,))}
+
+
+@pytest.mark.parametrize("path", ["envs_samples:Sample", "envs_samples:Lib"])
+def test_a_repeat_sums_rewards_and_stops_at_the_end(path):
+    factory = Custom(path, {"end": 5}, repeat=2)
+    env = factory.make(0)
+    action = torch.full((specs_of(env).action_dim,), 1.0)
+    after = play(env, [action] * 3)
+    once = 1.5 if path.endswith("Sample") else 6.0
+    assert [float(x["reward"]) for x in after] == [2 * once, 2 * once, once]
+    assert [bool(x["done"]) for x in after] == [False, False, True]
+
+
+ENDS = [
+    (sample(kwargs={"end": 4}), 4, "terminated"),
+    (sample(time_limit=4), 4, "truncated"),
+    (sample(time_limit=4, repeat=2), 2, "truncated"),
+    (sample(kwargs={"end": 4}, time_limit=4), 4, "both"),
+    (Custom("envs_samples:Lib", {"end": 4}), 4, "terminated"),
+    (Custom("envs_samples:Lib", time_limit=4), 4, "truncated"),
+    (Gym("Pendulum-v1", time_limit=5, repeat=2), 3, "truncated"),
+    (DMC("reacher_easy", time_limit=6), 3, "truncated"),
+    (DMC("reacher_easy", time_limit=7, repeat=3), 3, "truncated"),
+    (Atari("pong", time_limit=10), 3, "truncated"),
+]
+
+
+@pytest.mark.parametrize(("factory", "length", "end"), ENDS)
+def test_how_an_episode_ended_is_kept(factory, length, end):
+    env = factory.make(0)
+    after = play(env, uniform(env, length + 1))
+    assert [bool(x["done"]) for x in after] == [False] * (length - 1) + [True, False]
+    assert bool(after[-2]["terminated"]) == (end in ("terminated", "both"))
+    assert bool(after[-2]["truncated"]) == (end in ("truncated", "both"))
+
+
+def test_dm_control_ends_itself_after_a_thousand_frames():
+    env = DMC("cartpole_balance", repeat=20).make(0)
+    after = play(env, [torch.zeros(1)] * 50)
+    assert [bool(x["truncated"]) for x in after] == [False] * 49 + [True]
+    assert float(after[0]["reward"]) > 15  # twenty rewards of at most one
+
+
+def test_hidden_observations_and_log_entries_are_no_specs():
+    env = sample("dict", hide=["sta.*"], log_info=["speed", "parts/left", "never"]).make(0)
+    assert list(specs_of(env).obs) == ["in/a"]
+    [after, _] = play(env, uniform(env, 2))
+    assert "state" not in set(after.keys())
+    logged = {name: float(after[name]) for name in ("log/speed", "log/parts/left", "log/never")}
+    assert logged == {"log/speed": 1.0, "log/parts/left": 2.0, "log/never": 0.0}
+    assert after["log/x"].shape == (1,)
+
+
+def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
+    primers = {
+        ("latent", "deter"): ((4,), torch.float32),
+        ("latent", "stoch"): ((2,), torch.uint8),
+        "prev_action": ((3,), torch.float32),
+    }
+    env = make_batched(sample(kwargs={"end": 3}), 2, 0, primers=primers)
+    assert list(specs_of(env).obs) == ["observation"]
+    state = env.reset()
+    for time in range(1, 6):
+        assert state["is_init"].all() == (time in (1, 4))
+        for key, (shape, dtype) in primers.items():
+            kept = 0 if time in (1, 4) else time - 1
+            assert (state[key] == kept).all()
+            state["next", *((key,) if isinstance(key, str) else key)] = torch.full((2, *shape), time, dtype=dtype)
+        stepped, state = env.step_and_maybe_reset(state.set("action", torch.zeros(2, 3)))
+        assert (stepped["next", "latent", "deter"] == time).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DMC("walker_wlak").make(0), ["env.task", "walker_wlak", "walker_walk"]),
+        (lambda: Gym("CartPol-v1").make(0), ["env.task", "CartPol-v1", "CartPole-v1"]),
+        (lambda: Gym("Pendulum-v1", kwargs={"gravity": 1}).make(0), ["env.kwargs", "gravity"]),
+        (lambda: Atari("pongg").make(0), ["env.task", "pongg", "did you mean pong?"]),
+        (lambda: Atari(actions="some"), ["env.actions", "needed"]),
+        (lambda: DMC(vectors=False), ["pixels and vectors"]),
+        (lambda: DMC(hide=[".*"]).make(0), ["no observation is left", "hide"]),
+        (lambda: Custom("envs_samples").make(0), ["env.path", "module:Class"]),
+        (lambda: Custom("envs_sample:Sample").make(0), ["env.path", "envs_sample.py"]),
+        (lambda: Custom("envs_samples:Sampel").make(0), ["env.path", "did you mean Sample?"]),
+        (lambda: Custom("envs_samples:ACTIONS").make(0), ["env.path", "envs_samples:ACTIONS"]),
+        (lambda: sample(kwargs={"speed": 1}).make(0), ["env.kwargs", "speed"]),
+        (lambda: sample("text").make(0), ["observation", "Text"]),
+        (lambda: sample(action="integers").make(0), ["actions", "int32"]),
+        (lambda: make_batched(sample(kwargs={"bad": "nan"}), 1, 0).rollout(9), ["observation is NaN", "step 3"]),
+        (lambda: make_batched(sample(kwargs={"bad": "reward"}), 1, 0).rollout(9), ["reward is NaN", "step 3"]),
+        (lambda: make_batched(sample(kwargs={"bad": "shape"}), 1, 0).rollout(9), ["(4,)", "step 3", "(3,)"]),
+        (lambda: make_batched(sample(kwargs={"bad": "kind"}), 1, 0).rollout(9), ["are a;", "step 3", "observation"]),
+    ],
+)
+def test_mistakes_get_one_line(make, words):
+    with pytest.raises(UserError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_atari_without_ale_py_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ale_py", None)
+    with pytest.raises(UserError, match=r"pip install 'dreamer-lightning\[atari\]'"):
+        Atari("pong").make(0)
+
+
+def test_atari_shows_the_maximum_of_two_frames_and_idles_first():
+    env = Atari("breakout", log_info=["frame_number", "lives"]).make(0)
+    after = play(env, [torch.eye(4)[1]] * 2)
+    assert [float(x["log/frame_number"]) for x in after] == [4.0, 8.0]
+    assert float(after[0]["log/lives"]) == 5.0
+    console = env.base_env._env.unwrapped
+    assert np.array_equal(console.frames[1], console.ale.getScreenRGB())
+    idle = set()
+    for _ in range(4):
+        env.reset()
+        idle.add(console.ale.getEpisodeFrameNumber())
+    assert len(idle) > 1
+    assert max(idle) <= 30
+
+
+def test_random_score():
+    assert random_score(sample(kwargs={"end": 6}, repeat=2), 0, episodes=2) == (9.0, 3.0)
+    assert random_score(sample(), 0, max_steps=5) == (7.5, 5.0)  # an endless task
+    assert random_score(DMC("walker_walk", repeat=10), 0, 1) == random_score(DMC("walker_walk", repeat=10), 0, 1)
+
+
+def test_gymnasium_frames():
+    factory = sample()
+    env = make_batched(factory, 2, 0, pixels_for_video=True)
+    env.reset()
+    assert factory.frame(env).shape == (30, 40, 3)
+    assert factory.frame(factory.make(0)) is None  # not asked for pictures
+    assert isinstance(factory.make(0).base_env._env, gymnasium.Env)
+
+
+def test_worker_processes(tmp_path, monkeypatch):
+    module = "import envs_samples\n\n\nclass Mine(envs_samples.Sample):\n    pass\n"
+    (tmp_path / "beside_the_config.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    threads = torch.get_num_threads()
+    factory = Custom("beside_the_config:Mine", {"bad": "nan"})
+    workers, here = (make_batched(factory, 2, 5, backend) for backend in ("process", "serial"))
+    assert workers.batch_size == here.batch_size
+    actions = uniform(here, 2)
+    for a, b in zip(play(workers, actions), play(here, actions), strict=True):
+        assert (a == b).all()
+    assert torch.get_num_threads() == threads
+    with pytest.raises(UserError, match="observation is NaN or infinite at step 3"):
+        play(workers, uniform(here, 4))
