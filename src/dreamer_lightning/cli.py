@@ -12,6 +12,7 @@ from dreamer_lightning import __version__, configfiles
 from dreamer_lightning.arguments import flatten, with_configs, with_values
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain, nearest
+from dreamer_lightning.runtime import wait_politely
 
 COMMANDS = {
     "fit": "train an agent, or go on with a run (--resume DIR)",
@@ -28,6 +29,7 @@ INTERNAL = {"config_text"}  # parameters of a command that are not options
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
+    wait_politely()
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print("usage: dreamer-lightning COMMAND [options]    (COMMAND --help lists its options)\n")
@@ -113,7 +115,7 @@ def make_parser(function: Callable, positional: bool = False) -> Any:
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
     summary = (inspect.getdoc(function) or "").split("\n\n")[0]
     prog = f"dreamer-lightning {function.__name__}"
-    parser = ArgumentParser(prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
     parser.add_function_arguments(function, as_positional=positional, skip=set(INTERNAL))
     return parser

@@ -44,6 +44,7 @@ from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
+from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Size, Specs, UserError
 
 
@@ -139,6 +140,7 @@ def fit(
     found = find_checkpoint(folder, limits) if resume else None
     if isinstance(found, Run):
         return found
+    keep_memory()
     devices = build_fabric(fabric)
     folder = Path(devices.broadcast(str(folder)))
     world, rank = devices.world_size, devices.global_rank
