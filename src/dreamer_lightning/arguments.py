@@ -16,7 +16,7 @@ def with_values(function: Callable, args: list[str]) -> list[str]:
     """Write ``1e5`` as ``100000``, and a yes/no option without a value as ``--option true``."""
     flags = {f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.annotation in (bool, "bool")}
     out = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+    for arg, following in zip(args, [*args[1:], "--"], strict=False):
         option, equals, value = arg.partition("=")
         number = value if equals else arg
         if re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", number) and float(number) == int(float(number)):
@@ -59,7 +59,7 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
     if name == "fit":
         if not configs and resume is None and not {"-h", "--help"} & {word.split(".")[0] for word in rest}:
-            raise UserError(f"fit needs a config: --config NAME, one of {', '.join(configfiles.shipped())}")
+            raise UserError(f"fit needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
         rest = [*rest, f"--import_from={json.dumps(folders)}"]
     return [part for path in paths for part in ("--config", str(path))] + rest, folders
 

@@ -18,6 +18,11 @@ def shipped() -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
 
 
+def presets() -> list[str]:
+    """Shipped configs that a run can start from; the others lie on top of them."""
+    return [name for name in shipped() if "/" not in name and name not in ("debug.yaml", "networks.yaml")]
+
+
 def find(name: str) -> Path:
     """The absolute path of a config.
 

@@ -26,6 +26,9 @@ def explain(message: str, options: Iterable[str]) -> str:
     if unknown:
         option = unknown[1].split("=")[0]
         return f"unknown option {option}{nearest(option, options)}; --help lists all"
+    missing = re.search(r"arguments are required: (.+)", message)
+    if missing:
+        return f"--{missing[1].split(', ')[0]} is missing and has no default; --help says what it is"
     keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
     option = "--" + ".".join(keys) if keys else "options"
     refused = re.search(r"Option '([^']+)' is not accepted", message)
@@ -55,7 +58,9 @@ def last_cause(message: str) -> str:
     causes = r"Expected|Not of type|No module|Import|File does not|.*Got value"
     telling = [line for line in lines if re.match(causes, line)]
     telling = [line for line in telling if "NoneType" not in line] or telling or lines[-1:]
-    text = re.sub(r"Not of type \w+: ", "", telling[0])
+    text = telling[0].rpartition("expects a function or a callable class: ")[2]
+    text = re.sub(r"Not of type \w+: ", "", text.split(", got Namespace(")[0].split(". Got value: Namespace(")[0])
+    text = re.sub(r"Expected a dot import path string: (.*)", r"Expected a class by its dotted path, got \1", text)
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
     text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), text)
     given = re.search(r"Given value: (.*)", message)
