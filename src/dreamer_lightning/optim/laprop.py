@@ -101,15 +101,19 @@ class LaProp(torch.optim.Optimizer):
         (beta1, beta2), count = group["betas"], step + 1
         torch._foreach_mul_(nu, beta2)
         torch._foreach_addcmul_(nu, grads, grads, 1 - beta2)
-        rms = torch._foreach_sqrt(nu)
-        torch._foreach_mul_(rms, correction(beta2, count).rsqrt())
-        torch._foreach_add_(rms, group["eps"])
-        scaled = torch._foreach_div(grads, rms)
-        torch._foreach_lerp_(mu, scaled, 1 - beta1)
-
+        # one list of temporaries is written over and over: on a CPU fresh memory costs more than the arithmetic
+        change = torch._foreach_sqrt(nu)
+        torch._foreach_mul_(change, correction(beta2, count).rsqrt())
+        torch._foreach_add_(change, group["eps"])
+        torch._foreach_reciprocal_(change)
+        torch._foreach_mul_(change, grads)
+        torch._foreach_lerp_(mu, change, 1 - beta1)
+        if group["nesterov"]:
+            torch._foreach_lerp_(change, mu, beta1)
+        else:
+            torch._foreach_copy_(change, mu)
         rate = self.learning_rate(group, step)
-        momentum = torch._foreach_lerp(mu, scaled, 1 - beta1) if group["nesterov"] else mu
-        change = torch._foreach_mul(momentum, rate / correction(beta1, count))
+        torch._foreach_mul_(change, rate / correction(beta1, count))
         if group["weight_decay"]:
             kernels = [i for i, p in enumerate(group["params"]) if p.ndim >= 2]
             decay = torch._foreach_mul([group["params"][i].detach() for i in kernels], rate * group["weight_decay"])
