@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,17 +11,22 @@ import torch
 from torch import Tensor
 
 from dreamer_lightning import interop
-from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput
-from dreamer_lightning.nets.actions import PolicyOutput
+from dreamer_lightning.dreamer import Dreamer, TrainOutput
 from dreamer_lightning.parity import build
 from dreamer_lightning.parity.heads import policy_keys
+from dreamer_lightning.parity.injection import (
+    FLAGS,
+    carry_after,
+    injected,
+    latent_of,
+    loss_metrics,
+    noise_of,
+    records_of,
+)
 from dreamer_lightning.parity.record import AGENT_GRADIENT, IMAGE, SEQUENCE, Job, Vectors
-training_jobs = lambda *a: ()
-from dreamer_lightning.parity.watching import Seen, compare_metrics, compare_state, watching
+from dreamer_lightning.parity.training import jobs as training_jobs
+from dreamer_lightning.parity.watching import Seen, compare_metrics, compare_state, dream_metrics, watching
 from dreamer_lightning.types import Latent, Specs
-
-FLAGS = ("reward", "is_first", "is_last", "is_terminal")
-
 
 def jobs(v: Vectors) -> Iterator[Job]:
     """The variants of each agent in the file, its acting step and its training steps."""
@@ -39,52 +44,10 @@ def jobs(v: Vectors) -> Iterator[Job]:
             yield from training_jobs(v, f"{name}/train", config["agent"], make)
 
 
-@contextmanager
-def injected(dreamer: Dreamer) -> Iterator[None]:
-    """Let the policy's samples be the noise itself, so that recorded actions can be given in its place."""
-
-    class Recorded(PolicyOutput):
-        def sample(self, noise: Tensor) -> Tensor:
-            return noise
-
-    def recorded(module: Any, inputs: Any, output: PolicyOutput) -> PolicyOutput:
-        return Recorded(output.by_key, output.spaces)
-
-    hook = dreamer.actor_critic.policy.register_forward_hook(recorded)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def records_of(v: Vectors, prefix: str, specs: Specs) -> dict[str, Any]:
-    """Observations, rewards and flags as records; the previous actions are added by who knows them."""
-    records: dict[str, Any] = {key: v.tensor(f"{prefix}/{key}") for key in FLAGS}
-    return records | {"obs": {key: v.tensor(f"{prefix}/{key}") for key in specs.obs}}
-
-
-def latent_of(v: Vectors, prefix: str) -> Latent:
-    return Latent(v.tensor(f"{prefix}/deter"), v.tensor(f"{prefix}/stoch").flatten(-2))
-
-
-def noise_of(v: Vectors, prefix: str, specs: Specs) -> Noise:
-    """The recorded draws; the actions themselves stand for their noise (see ``injected``)."""
-    action = build.flat_action(specs.action, v.under(f"{prefix}/imag_act"), v.dtype)
-    return Noise(v.tensor(f"{prefix}/post_idx"), v.tensor(f"{prefix}/imag_idx"), action)
-
-
 def loss_limits(dreamer: Dreamer) -> tuple[dict[str, float], float]:
     """The limit of each loss by the reference's name, and that of the total."""
     images = {key for key, space in dreamer.specs.obs.items() if space.image}
     return {key: IMAGE for key in images}, IMAGE if images else SEQUENCE
-
-
-def loss_metrics(dreamer: Dreamer, out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:
-    """The scalars that the reference logs of the world model and of every loss, with the magnitude of what they average."""
-    found = {f"loss/{interop.loss_name(key)}": (x.mean(), x.abs().mean()) for key, x in out.losses.items()}
-    for theirs, ours in {"dyn_ent": "model/prior_entropy", "rep_ent": "model/post_entropy"}.items():
-        found[theirs] = out.metrics[ours], out.metrics[ours].abs()
-    return {key: (value.detach(), scale.detach()) for key, (value, scale) in found.items()}
 
 
 def _variant(v: Vectors, name: str, variant: str, make) -> None:
@@ -126,7 +89,8 @@ def _losses(v: Vectors, key: str, dreamer: Dreamer, out: TrainOutput, seen: Seen
     losses = {interop.loss_name(name): loss for name, loss in out.losses.items()}
     for name in v.names(f"{key}/loss"):
         v.close(f"{key}/loss/{name}", losses[name], limits.get(name, SEQUENCE))
-    compare_metrics(v, f"{key}/metric", dreamer.actor_critic, seen, SEQUENCE, loss_metrics(dreamer, out))
+    found = dream_metrics(dreamer.actor_critic, seen) | loss_metrics(dreamer, out)
+    compare_metrics(v, f"{key}/metric", found, SEQUENCE)
 
 
 @torch.no_grad()
@@ -158,13 +122,6 @@ def _middle(v: Vectors, key: str, dreamer: Dreamer, tokens: Tensor, observed, se
     for name in v.names(f"{key}/replay"):
         v.close(f"{key}/replay/{name}", replay[name], SEQUENCE)
     carry_after(v, f"{key}/carry_after", dreamer, latent)
-
-
-def carry_after(v: Vectors, key: str, dreamer: Dreamer, latent: Latent) -> None:
-    """The state after the last step."""
-    rssm = dreamer.world_model.rssm
-    v.close(f"{key}/deter", latent.deter[:, -1], SEQUENCE)
-    v.exact(f"{key}/stoch", latent.stoch[:, -1].unflatten(-1, (rssm.stoch, rssm.classes)))
 
 
 def _policy(v: Vectors, name: str, make) -> None:

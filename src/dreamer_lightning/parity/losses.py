@@ -19,7 +19,7 @@ from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.parity import build
 from dreamer_lightning.parity.heads import twohot_pred
 from dreamer_lightning.parity.record import LAYER, Job, Vectors
-from dreamer_lightning.parity.watching import compare_metrics, compare_state, watching
+from dreamer_lightning.parity.watching import compare_metrics, compare_state, dream_metrics, watching
 from dreamer_lightning.types import Space, Specs
 
 def jobs(v: Vectors) -> Iterator[Job]:
@@ -124,7 +124,7 @@ def _imag(v: Vectors, group: str) -> None:
         twohot_pred(v, f"{group}/{head}_pred", TwoHot(logits, bins).pred(), logits, bins)
     for key, loss in losses.items():
         v.close(f"{group}/loss/{key}", loss)
-    compare_metrics(v, f"{group}/metric", agent, seen, LAYER)
+    compare_metrics(v, f"{group}/metric", dream_metrics(agent, seen), LAYER)
     compare_state(v, f"{group}/state_after", agent, LAYER)
     sum((loss * v.tensor(f"{group}/dloss/{key}")).sum() for key, loss in losses.items()).backward()
     for part, raw in zip(raws, policy.raws, strict=True):

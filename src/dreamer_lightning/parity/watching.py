@@ -96,11 +96,8 @@ def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, tuple[Tensor, Ten
     return metrics
 
 
-def compare_metrics(
-    v: Vectors, key: str, agent: ActorCritic, seen: Seen, limit: float, others: dict[str, tuple] | None = None
-) -> None:
+def compare_metrics(v: Vectors, key: str, found: dict[str, tuple[Tensor, Tensor]], limit: float) -> None:
     """Scalars recorded below ``key``, each in units of its own size and that of the numbers that it is a mean of."""
-    found = dream_metrics(agent, seen) | (others or {})
     for name in v.names(key):
         if name not in found:
             raise NotRunnable(f"{key}/{name} is a metric that no check knows")
