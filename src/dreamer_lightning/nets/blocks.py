@@ -46,11 +46,12 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
         fan_out: outputs that one input reaches.
         outscale: factor on the drawn kernel; 0 gives zeros.
         init: ``trunc_normal_in`` (V3: a unit normal cut at +-2, times 1.1368/sqrt(fan_in)), ``glorot`` (V1, V2), or
-            another of ``trunc_normal``, ``normal``, ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan.
+            another of ``trunc_normal``, ``normal``, ``uniform`` with ``_in``, ``_out`` or ``_avg`` for the fan;
+            ``normed_in`` makes the weights of each output (first axis) a vector of length 1.
     """
     kind, _, mode = init.rpartition("_") if init != "glorot" else ("glorot", "", "avg")
     fans = {"in": fan_in, "out": fan_out, "avg": (fan_in + fan_out) / 2}
-    if mode not in fans or kind not in ("trunc_normal", "normal", "uniform", "glorot"):
+    if mode not in fans or kind not in ("trunc_normal", "normal", "uniform", "normed", "glorot"):
         raise UserError(f"init: unknown initialiser '{init}', choose for example trunc_normal_in or glorot")
     std = outscale / sqrt(fans[mode])
     if outscale == 0.0:
@@ -59,6 +60,9 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
         nn.init.trunc_normal_(weight, std=1.0, a=-2.0, b=2.0).mul_(TRUNC_SCALE * std)
     elif kind == "normal":
         weight.normal_(0.0, std)
+    elif kind == "normed":
+        weight.uniform_(-1.0, 1.0)
+        weight.mul_(outscale / weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1)))
     else:
         limit = sqrt(3.0) * std if kind == "glorot" else std
         weight.uniform_(-limit, limit)

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
+import yaml
 from torch import Tensor
 
-from dreamer_lightning import interop
+from dreamer_lightning import configfiles, interop
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.errors import UserError
 from dreamer_lightning.nets.decoders import DictDecoder, SymlogMLPDecoder, UpsampleDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder, concat_vectors
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.parity.record import NotRunnable
-from dreamer_lightning.types import Space, Specs
+from dreamer_lightning.types import Size, Space, Specs
 from dreamer_lightning.world_model import WorldModel
 
 FIXED = {"norm": ("rms",), "winit": ("trunc_normal_in",)}  # reference options with one value offered here
@@ -190,3 +192,35 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
     )
     scales = {interop.LOSSES.get(name, name): scale for name, scale in options["loss_scales"].items()}
     return Dreamer(model, agent, scales)
+
+
+def size(name: str) -> Size:
+    """The sizes of a preset, ``size1m`` to ``size400m``, as the package ships them."""
+    try:
+        path = configfiles.find(f"size/{name.removeprefix('size')}.yaml")
+    except UserError as error:
+        raise NotRunnable(f"{name} is a preset that does not exist here") from error
+    return Size(**yaml.safe_load(path.read_text())["size"])
+
+
+def preset(name: str, spaces: Specs) -> tuple[WorldModel, ActorCritic]:
+    """World model and actor-critic of a preset, with the networks' own defaults for everything but sizes."""
+    sizes = size(name)
+    model = WorldModel(
+        spaces,
+        encoder=partial(
+            DictEncoder,
+            vector=partial(SymlogMLPEncoder, units=sizes.units),
+            image=partial(MaxPoolEncoder, depth=sizes.depth),
+        ),
+        rssm=partial(BlockRSSM, deter=sizes.deter, hidden=sizes.hidden, classes=sizes.classes),
+        decoder=partial(
+            DictDecoder,
+            vector=partial(SymlogMLPDecoder, units=sizes.units),
+            image=partial(UpsampleDecoder, depth=sizes.depth, units=sizes.units),
+        ),
+        reward=partial(TwoHotHead, units=sizes.units, layers=1),
+        cont=partial(BinaryHead, units=sizes.units),
+    )
+    policy, value = partial(PolicyHead, units=sizes.units), partial(TwoHotHead, units=sizes.units)
+    return model, ActorCritic(spaces, model.feat_dim, policy=policy, value=value)
