@@ -114,7 +114,7 @@ def test_categorical_and_onehot(unimix):
     want = want.at(f"unimix{unimix}")
     dist, onehot = Categorical(logits, unimix), OneHot(logits, unimix)
     assert_close(dist.log_prob(event), want["logp"])
-    assert_close(onehot.log_prob(F.one_hot(event.long(), 5)), want["onehot_logp"])
+    assert_close(onehot.log_prob(F.one_hot(event.long(), 5).float()), want["onehot_logp"])
     assert_close(dist.entropy(), want["entropy"])
     assert_close(onehot.entropy(), want["entropy"])
     assert_close(dist.logp.exp(), want["probs"])

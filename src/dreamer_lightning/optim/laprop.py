@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -86,7 +86,7 @@ class LaProp(torch.optim.Optimizer):
         torch._foreach_sub_([p.detach() for p in group["params"]], self.changes(group, grads))
         return grad_norm, param_norm
 
-    def clip(self, group: dict[str, Any], grads: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def clip(self, group: dict[str, Any], grads: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
         """Gradients whose norm is at most ``agc max(pmin, |p|)``, tensor by tensor; and the norms of both before it."""
         params = [p.detach() for p in group["params"]]
         grad_norm, param_norm = torch.stack(torch._foreach_norm(grads)), torch.stack(torch._foreach_norm(params))
@@ -95,7 +95,7 @@ class LaProp(torch.optim.Optimizer):
             grads = torch._foreach_mul(grads, (1 / (grad_norm / limit).clamp_min(1.0)).unbind())
         return grads, grad_norm, param_norm
 
-    def changes(self, group: dict[str, Any], grads: list[Tensor]) -> list[Tensor]:
+    def changes(self, group: dict[str, Any], grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """What to subtract from each parameter; the moments and the counter move on."""
         step, nu, mu = self._moments(group["params"])
         (beta1, beta2), count = group["betas"], step + 1
