@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 
+
 def wait_politely() -> None:
     """Let idle OpenMP threads sleep at once; must run before torch is imported. A value that the user set is kept.
 

@@ -1,9 +1,10 @@
-"""The world model: what was seen becomes a latent, and the latent tells what was seen, earned and whether life goes on."""
+"""The world model: what was seen becomes a latent, which tells what was seen, what was earned, whether life goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -53,7 +54,7 @@ class WorldModel(L.LightningModule):
         encoder: Callable[[Specs], Encoder] = DictEncoder,
         rssm: Callable[[int, int], nn.Module] = BlockRSSM,
         decoder: Callable[[Specs, int, int], Decoder] = DictDecoder,
-        reward: Callable[[int], Head] = TwoHotHead,
+        reward: Callable[[int], Head] = partial(TwoHotHead, layers=1),
         cont: Callable[[int], Head] = BinaryHead,
         horizon: float = 333.0,
         contdisc: bool = True,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def mixed_probs(logits: Float[Tensor, "*b c"], unimix: float) -> Float[Tensor, "*b c"]:
-    """Softmax mixed with a uniform distribution: ``(1-u) softmax(logits) + u/c`` (DreamerV3, section "Robust predictions").
+    """Softmax mixed with a uniform distribution, ``(1-u) softmax(logits) + u/c`` (DreamerV3, "Robust predictions").
 
     Args:
         logits: unnormalised log-probabilities of ``c`` classes.
