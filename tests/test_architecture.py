@@ -27,17 +27,18 @@ MAY_IMPORT = {
     "envs": NOUNS | {"envs"},
     "data": NOUNS | {"envs", "data"},
     "runfolder": NOUNS,
+    "runtime": set(),
     "loop": BORDERS - {"runfolder"},
-    "callbacks": BORDERS | {"callbacks", "evaluation"},
+    "callbacks": BORDERS | {"callbacks", "evaluation", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
-    "agent": BORDERS | {"evaluation", "commands"},
+    "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
     "parity": EVERYTHING,
-    "commands": EVERYTHING | {"commands", "", "configfiles", "cli"},
+    "commands": EVERYTHING | {"commands", "runtime", ""},
     "configfiles": NOUNS,
     "explain": NOUNS,
     "arguments": NOUNS | {"configfiles"},
-    "cli": NOUNS | {"", "arguments", "configfiles", "explain", "commands"},
+    "cli": NOUNS | {"", "arguments", "configfiles", "explain", "runtime", "commands"},
     "__main__": {"cli"},
     "": {"cli", "agent", "world_model", "actor_critic", "dreamer"},
 }
@@ -122,7 +123,8 @@ def test_who_may_know_what(path: Path):
 def test_no_print_no_cfg_no_device_calls(path: Path):
     for call in calls(path):
         name = ast.unparse(call.func)
-        assert name != "print" or part(path) in {"cli", "callbacks"}, f"{path.name}:{call.lineno} prints"
+        to_file = any(keyword.arg == "file" for keyword in call.keywords)
+        assert name != "print" or to_file or part(path) in {"cli", "callbacks"}, f"{path.name}:{call.lineno} prints"
         assert not name.endswith(".cuda"), f"{path.name}:{call.lineno} names a device"
     words = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
     assert "cfg" not in words

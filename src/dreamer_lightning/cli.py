@@ -87,7 +87,7 @@ def rebuild(run: str) -> tuple[Any, Any]:
 
 def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     """A command's function, and what to call it with."""
-    function = getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
+    function = command(name)
     args, folders = with_configs(name, with_values(function, args))
     configfiles.join_import_path(folders)
     parser = make_parser(function, positional=name == "parity")
@@ -95,6 +95,9 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
 
     try:
         parsed = parser.parse_args(args)
+    except (ArgumentError, ValueError) as error:  # ValueError: a class of the user's that cannot be configured
+        raise UserError(explain(str(error), option_names(parser))) from error
+    try:
         options = vars(parser.instantiate(parsed))
     except ArgumentError as error:
         raise UserError(explain(str(error), option_names(parser))) from error
@@ -102,6 +105,11 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     if INTERNAL & set(inspect.signature(function).parameters):
         options["config_text"] = parser.dump(parsed, skip_unset=False)
     return function, options
+
+
+def command(name: str) -> Callable:
+    """The function of a command, imported when it is asked for."""
+    return getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
 
 
 def make_parser(function: Callable, positional: bool = False) -> Any:
@@ -115,7 +123,9 @@ def make_parser(function: Callable, positional: bool = False) -> Any:
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
     summary = (inspect.getdoc(function) or "").split("\n\n")[0]
     prog = f"dreamer-lightning {function.__name__}"
-    parser = ArgumentParser(prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
     parser.add_function_arguments(function, as_positional=positional, skip=set(INTERNAL))
     return parser

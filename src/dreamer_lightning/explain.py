@@ -29,6 +29,9 @@ def explain(message: str, options: Iterable[str]) -> str:
     missing = re.search(r"arguments are required: (.+)", message)
     if missing:
         return f"--{missing[1].split(', ')[0]} is missing and has no default; --help says what it is"
+    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)' does not specify a type", message)
+    if untyped:
+        return f"{untyped[2]}: give its parameter '{untyped[1]}' a type, so that options can be checked"
     keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
     option = "--" + ".".join(keys) if keys else "options"
     refused = re.search(r"Option '([^']+)' is not accepted", message)

@@ -1,0 +1,263 @@
+"""The command line: commands, one-line mistakes, own classes, runs and their resumption."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dreamer_lightning
+from dreamer_lightning import cli
+from dreamer_lightning.commands.options import Count, Duration
+from dreamer_lightning.commands.run import Run
+from dreamer_lightning.types import UserError
+
+OWN = """
+import gymnasium, numpy as np, torch
+from dreamer_lightning.nets.encoders import Encoder
+from dreamer_lightning.types import Specs
+
+class Line(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = 0.0, 0
+        return np.array([self.x, self.t / 9], np.float32), {}
+
+    def step(self, action):
+        self.x, self.t = self.x + float(action[0]), self.t + 1
+        return np.array([self.x, self.t / 9], np.float32), -abs(self.x), False, self.t >= 20, {}
+
+class Flat(Encoder):
+    def __init__(self, specs: Specs, *, width: int = 8):
+        super().__init__()
+        self.embed_dim, self.net = width, torch.nn.LazyLinear(width)
+
+    def forward(self, obs):
+        return self.net(torch.cat([obs[key] for key in sorted(obs)], -1))
+""".replace("torch.nn.LazyLinear(width)", "torch.nn.Linear(sum(s.size for s in specs.obs.values()), width)")
+MINE = """
+env: {class_path: dreamer_lightning.envs.Custom, init_args: {path: "own_classes:Line"}}
+encoder: {class_path: own_classes.Flat, init_args: {width: "${size.units}"}}
+"""
+QUICK = [
+    "--evaluation.every=0",
+    "--evaluation.random_episodes=0",
+    "--wandb.mode=disabled",
+    "--train_ratio=64",
+    "--log_every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> Path:
+    """A user's folder: classes in a file beside the config that names them."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "own_classes.py").write_text(OWN)
+    (folder / "mine.yaml").write_text(MINE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(mine: Path) -> Run:
+    """A tiny run with the user's own classes, through the Python door."""
+    options = dict(part.removeprefix("--").split("=") for part in QUICK)
+    return dreamer_lightning.fit(
+        mine / "mine.yaml", "debug.yaml", seed=3, updates=4, run_dir=str(mine / "run"), learning_starts=16, **options
+    )
+
+
+def fails(capsys, *args: str) -> str:
+    """The one line on stderr of a command that exits with 2 and says nothing else."""
+    assert cli.main(list(args)) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert not said.out
+    return lines[0]
+
+
+def test_no_arguments_list_commands_and_three_examples(capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"  {command} " in said
+    assert said.count("\n  dreamer-lightning ") == 3
+
+
+def test_overview_is_quick():
+    start = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "dreamer_lightning", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 5
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "lightning", "jsonargparse"}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_explains_every_option(capsys, command: str):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: dreamer-lightning" in capsys.readouterr().out
+    function = cli.command(command)
+    parser = cli.make_parser(function, positional=command == "parity")
+    for action in parser._actions:
+        assert action.help, f"{command} {action.option_strings} has no help"
+
+
+def test_print_config_prints_yaml(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", "dmc.yaml", "--size.units", "32", "--print_config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["value"]["init_args"]["units"] == 32
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("fitt", "unknown command 'fitt' (did you mean fit?)"),
+        ("fit", "fit needs a config: --config NAME, one of"),
+        ("fit --config", "--config: needs a file after it"),
+        ("fit --config dcm.yaml", "--config: no file 'dcm.yaml' (looked in"),
+        ("fit --config debug.yaml", "--env is missing"),
+        ("fit --config dmc.yaml --env_stepz 3", "unknown option --env_stepz (did you mean --env_steps"),
+        ("fit --config dmc.yaml --size.unit 3", "unknown option --size.unit (did you mean --size.units"),
+        ("fit --config dmc.yaml loose", "unknown option loose"),
+        ("fit --config dmc.yaml --seed x", "--seed: expected int, got x"),
+        ("fit --config dmc.yaml --env_steps lots", "--env_steps: expected a whole number such as 100000, 1e5 or 100K"),
+        ("fit --config dmc.yaml --max_time soon", "--max_time: expected a time such as 90s, 10m, 2h"),
+        (
+            "fit --config dmc.yaml --actor_gradient up",
+            "--actor_gradient: expected one of reinforce, dynamics, mix, got",
+        ),
+        ("fit --config dmc.yaml --env.tsk x", "--env.tsk: DMC has no option 'tsk' (did you mean task?)"),
+        ("fit --config dmc.yaml --env.task walkr_walk", "no dm_control task 'walkr_walk'"),
+        (
+            "fit --config dmc.yaml --encoder.vector.unts 3",
+            "--encoder.vector.unts: SymlogMLPEncoder has no option 'unts'",
+        ),
+        ("fit --config dmc.yaml --encoder.vector.units x", "--encoder.vector.units: expected int, got x"),
+        ("fit --config dmc.yaml --encoder nowhere.Mine", "--encoder: No module named 'nowhere'"),
+        (
+            "fit --config dmc.yaml --encoder torch.nn.Linear",
+            "--encoder: Expected 'torch.nn.Linear' to be a subclass of",
+        ),
+        ("fit --config dmc.yaml --env mine", "--env: expected class by its dotted path, got mine"),
+        ("fit --config dmc.yaml --replay.storage disk", "--replay.storage: expected one of memory, memmap, got disk"),
+        ("fit --config dmc.yaml --env_steps null", "--env_steps, --updates and --max_time are all unset"),
+        ("fit --config dmc.yaml --fabric.accelerator abacus", "--fabric: You selected an invalid accelerator name"),
+        ("fit --config dmc.yaml --init_from nowhere", "--init_from: no file or run folder 'nowhere'"),
+        ("fit --config dmc.yaml --encoder.keys [depth]", "encoder keys: 'depth' matches no observation"),
+        (
+            "fit --config dmc.yaml --trainer.max_steps 9",
+            "--trainer.max_steps: Fabric runs the loop, there is no Trainer",
+        ),
+        ("fit --resume nowhere", "--resume: 'nowhere' is not a run folder"),
+        ("fit --resume nowhere --config dmc.yaml", "--config: a resumed run keeps its own config.yaml"),
+        ("evaluate", "--run is missing"),
+        ("evaluate --run nowhere", "--run: 'nowhere' is not a run folder"),
+        ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run?)"),
+        ("dream --run nowhere", "--run: 'nowhere' is not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, tmp_path: Path, monkeypatch, line: str, expected: str):
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails(capsys, *line.split())
+    assert not list(tmp_path.iterdir()), "half-written"
+
+
+def test_accelerator_that_is_not_there(capsys, tmp_path: Path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    said = fails(capsys, "fit", "--config", "dmc.yaml", "--fabric.accelerator", "cuda")
+    assert "this machine has no GPU; take auto or cpu" in said
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = fails(capsys, "fit", "--config", "dmc.yaml", "--fabric.devices", "3")
+    assert "3, but this machine has 2 GPUs" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e5", 100_000), ("30K", 30_000), ("0.5M", 500_000), (7.0, 7), (7, 7)])
+def test_counts(text, number: int):
+    assert Count(text) == number
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5h", 5400), ("01:30:00", 5400), (60, 60)])
+def test_durations(text, seconds: float):
+    assert Duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1.5", "-3", "x", "1e-3", ""])
+def test_no_counts(text: str):
+    with pytest.raises(ValueError, match="expected a whole number"):
+        Count(text)
+
+
+def test_own_classes_train_and_are_found_again(run: Run, mine: Path):
+    saved = yaml.safe_load((run.dir / "config.yaml").read_text())
+    assert saved["import_from"] == [str(mine)]
+    assert saved["encoder"]["class_path"] == "own_classes.Flat"
+    dreamer, env = cli.rebuild(str(run.dir))
+    assert type(dreamer.world_model.encoder).__name__ == "Flat"
+    assert env.path == "own_classes:Line"
+
+
+def test_own_class_without_types(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "untyped_class.py").write_text(
+        OWN.replace("specs: Specs", "specs").replace("class Flat", "class Plain")
+    )
+    (tmp_path / "plain.yaml").write_text(MINE.replace("own_classes.Flat", "untyped_class.Plain"))
+    said = fails(capsys, "fit", "--config", "plain.yaml")
+    assert "untyped_class.Plain.__init__: give its parameter 'specs' a type" in said
+
+
+def test_the_python_door_gives_rows(run: Run):
+    steps, scores = run.series("episode/score")
+    assert len(scores) > 0
+    assert steps == sorted(steps)
+    assert run.metrics[-1]["update"] == 4
+
+
+def test_a_run_is_not_overwritten(capsys, run: Run, mine: Path):
+    said = fails(capsys, "fit", "--config", str(mine / "mine.yaml"), "--run_dir", str(run.dir))
+    assert f"--resume {run.dir}" in said
+
+
+def test_a_finished_run_says_so_and_a_larger_limit_goes_on(capsys, run: Run):
+    before = (run.dir / "metrics.csv").read_text()
+    assert cli.main(["fit", "--resume", str(run.dir)]) == 0
+    assert "is finished (4 of 4 updates)" in capsys.readouterr().out
+    assert (run.dir / "metrics.csv").read_text() == before
+    assert cli.main(["fit", f"--resume={run.dir}", "--updates", "6"]) == 0
+    assert "resumed at update 4" in capsys.readouterr().out
+    assert run.metrics[-1]["update"] == 6
+    assert yaml.safe_load((run.dir / "config.yaml").read_text())["updates"] == 6
+
+
+def test_without_a_checkpoint_it_starts_over(capsys, run: Run, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text((run.dir / "config.yaml").read_text())
+    assert cli.main(["fit", "--resume", str(tmp_path), "--updates", "1"]) == 0
+    assert "no complete checkpoint" in capsys.readouterr().out
+    assert Run(tmp_path).metrics[-1]["update"] == 1
+
+
+def test_init_from_loads_what_fits(capsys, run: Run, mine: Path, tmp_path: Path):
+    args = ["--config", str(mine / "mine.yaml"), "--config", "debug.yaml", "--updates", "1", "--learning_starts", "16"]
+    args += [*QUICK, "--init_from", str(run.dir), "--rssm.hidden", "24", "--run_dir", str(tmp_path / "new")]
+    assert cli.main(["fit", *args]) == 0
+    said = capsys.readouterr().out
+    assert "initialised " in said
+    assert ", skipped world_model.rssm" in said
+    with pytest.raises(UserError, match="no file or run folder"):
+        dreamer_lightning.fit(mine / "mine.yaml", init_from="nowhere", run_dir=str(tmp_path / "newer"))
+    assert not (tmp_path / "newer").exists()
