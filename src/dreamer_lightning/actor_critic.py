@@ -280,7 +280,7 @@ class ActorCritic(L.LightningModule):
     # For L.Trainer: an actor-critic alone, in the dreams of a world model, on a dataset of their inputs.
 
     def training_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
-        """Sum of the mean losses; the batch holds ``latent``, ``records``, ``dynamics`` and ``noise`` of ``forward``."""
+        """Sum of the mean losses; the batch holds what ``forward`` takes, by name."""
         losses, metrics = self(batch["latent"], batch["records"], batch["dynamics"], batch["noise"])
         loss = sum(value.mean() for value in losses.values())
         self.log_dict({"loss/total": loss, **{f"loss/{key}": value.mean() for key, value in losses.items()}, **metrics})

@@ -19,7 +19,7 @@ State = dict[str, Tensor]  # what acting carries: packed "deter" and "stoch", an
 
 
 class Noise(NamedTuple):
-    """All draws of one training forward: posterior latents [b, t, .], dreamed latents [n, h, .], actions [n, h+1, a]."""
+    """All draws of a training forward: posterior latents [b, t, .], dreamed latents [n, h, .], actions [n, h+1, a]."""
 
     post: Tensor
     imag: Tensor
@@ -115,7 +115,7 @@ class Dreamer(nn.Module):
         self,
         obs: dict[str, Tensor],
         state: State,
-        is_first: Bool[Tensor, "n"],
+        is_first: Bool[Tensor, n],
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[Float[Tensor, "n a"], State]:

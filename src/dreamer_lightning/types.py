@@ -79,11 +79,11 @@ class Specs:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Specs:
         """The inverse of ``dataclasses.asdict``."""
-        spaces = {
-            group: {name: Space(tuple(space["shape"]), space["dtype"], space["classes"]) for name, space in part.items()}
-            for group, part in plain.items()
-        }
-        return cls(**spaces)
+
+        def spaces(part: dict[str, Any]) -> dict[str, Space]:
+            return {name: Space(tuple(x["shape"]), x["dtype"], x["classes"]) for name, x in part.items()}
+
+        return cls(spaces(plain["obs"]), spaces(plain["action"]))
 
 
 class Latent(NamedTuple):

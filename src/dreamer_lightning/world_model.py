@@ -19,6 +19,7 @@ from dreamer_lightning.nets.rssm import BlockRSSM, Policy
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Latent, Losses, Metrics, Specs
 
+RewardHead = partial(TwoHotHead, layers=1)
 SCALES = {"recon": 1.0, "reward": 1.0, "cont": 1.0, "dyn": 1.0, "rep": 0.1}
 
 
@@ -54,7 +55,7 @@ class WorldModel(L.LightningModule):
         encoder: Callable[[Specs], Encoder] = DictEncoder,
         rssm: Callable[[int, int], nn.Module] = BlockRSSM,
         decoder: Callable[[Specs, int, int], Decoder] = DictDecoder,
-        reward: Callable[[int], Head] = partial(TwoHotHead, layers=1),
+        reward: Callable[[int], Head] = RewardHead,
         cont: Callable[[int], Head] = BinaryHead,
         horizon: float = 333.0,
         contdisc: bool = True,

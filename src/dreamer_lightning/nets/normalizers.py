@@ -15,7 +15,7 @@ Stats = tuple[Tensor, Tensor]  # (offset, scale)
 
 
 class Normalizer(nn.Module):
-    """Interface: ``update`` with a batch, then ``stats()`` gives (offset, scale). This one leaves values as they are."""
+    """Interface: ``update`` with a batch, then ``stats()`` gives (offset, scale). This one leaves values alone."""
 
     def __init__(self):
         super().__init__()

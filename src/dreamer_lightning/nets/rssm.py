@@ -112,7 +112,7 @@ class BlockRSSM(nn.Module):
         is_first: Bool[Tensor, "*b"],
         noise: Shaped[Tensor, "*b s"],
     ) -> tuple[Latent, Float[Tensor, "*b s c"]]:
-        """One step on real data; where ``is_first``, the past is zeroed. Returns the posterior latent and its logits."""
+        """One step on real data; where ``is_first``, the past is zeroed. Returns the posterior latent and logits."""
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
         latent = latent.map(lambda x: x * keep)
         deter = self.core(latent, self.project_action(prev_action * keep))

@@ -1,6 +1,6 @@
 """The observe scan of ``BlockRSSM`` with its own backward: same numbers as the step-by-step loop, a third of the time.
 
-Stepping through 64 records under autograd costs more in bookkeeping than in arithmetic. Here the loop forward keeps only
+Stepping through 64 records under autograd costs more in bookkeeping than in arithmetic. The loop forward keeps only
 pre-activations; the loop backward does only what depends on the step after it; everything else, the derivatives of
 activations before that loop and the gradients of weights after it, is done once for all steps in wide products.
 `BlockRSSM.observe_step` is the readable twin; the tests hold the two together.
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 class ObserveScan(torch.autograd.Function):
-    """(deter0, stoch0, action_in [t b u], embed_in [t b v], keep [t b 1], noise [t b s]) -> deter, stoch, logits [t b .].
+    """(deter, stoch, action_in [t b u], embed_in [t b v], keep [t b 1], noise [t b s]) -> deter, stoch, logits [t b .].
 
     ``action_in`` is the projected action, ``embed_in`` what the posterior's first layer makes of the embedding (bias
     included), ``keep`` is 0 where an episode begins.
