@@ -150,8 +150,8 @@ def build_callbacks(
         Throughput(),
         *(fabric.callbacks or []),
         Video(),
-        *([tracking] if tracking else []),
         Metrics(),
+        *([tracking] if tracking else []),
         Progress(),
         Checkpoint(
             every_env_steps=checkpoint.every,
