@@ -112,7 +112,7 @@ def learning_curve(
 def _draw_run(axis, columns: dict[str, tuple[np.ndarray, np.ndarray]], label: str, color: str, several: bool) -> bool:
     steps, scores = columns[EPISODE]
     if len(steps):
-        axis.plot(steps, scores, ".", color=color, alpha=0.25, ms=4, mew=0, label=None if several else "episodes")
+        axis.plot(steps, scores, ".", color=color, alpha=0.5, ms=5, mew=0, label=None if several else "episodes")
         if len(steps) >= 5:
             width = max(5, len(steps) // 30)
             smooth = [float(scores[max(0, i - width + 1) : i + 1].mean()) for i in range(len(scores))]
