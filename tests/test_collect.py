@@ -35,6 +35,15 @@ def test_the_batch_has_the_shape_of_environments_and_time():
     collector.shutdown()
 
 
+def test_worker_processes_collect_the_same():
+    here, there = (start((4, 2), (True, False), 2, 3, backend=backend) for backend in ("serial", "process"))
+    for _ in range(4):
+        one, two = next(iter(here)), next(iter(there))
+        assert (one == two).all()
+    here.shutdown()
+    there.shutdown()
+
+
 def envs_of(collector):
     return collector.env.base_env._envs
 

@@ -21,11 +21,11 @@ def counting_act(obs, state, is_first, generator):
     return action, {"deter": deter, "stoch": deter[:, :1].to(torch.uint8), "prev_action": action}
 
 
-def start(lengths, truncate, envs, steps, seed=0):
+def start(lengths, truncate, envs, steps, seed=0, backend="serial"):
     """A collector over counting environments."""
     zero = torch.zeros(envs, 2)
     carried = primers({"deter": zero, "stoch": zero[:, :1].to(torch.uint8), "prev_action": zero})
-    env = make_batched(Counting(lengths, truncate), envs, seed, primers=carried)
+    env = make_batched(Counting(lengths, truncate), envs, seed, backend, carried)
     policy = CollectorPolicy(counting_act, specs_of(env), torch.Generator().manual_seed(seed))
     return make_collector(env, policy, steps)
 

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from dreamer_lightning.data import archive, restore
 from dreamer_lightning.data.records import STREAM
-from dreamer_lightning.data.storage import Storage, flatten, nested
+from dreamer_lightning.data.storage import Storage, flatten, nested, one_table
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
+
+DETER = (LATENT, "deter")
 
 
 class Replay:
@@ -40,6 +42,7 @@ class Replay:
         storage: ``memory``, or ``memmap`` for files in ``folder`` (page cache, not resident memory).
         folder: where ``memmap`` puts its files.
         pin_memory: batches lie in page-locked memory, for copies to a GPU that do not wait.
+        deter_dtype: in which stored deterministic states are kept; batches have float32 in any case.
 
     Raises:
         UserError: the capacity holds no window, or does not fit into the memory (or disk) that is free.
@@ -57,12 +60,14 @@ class Replay:
         storage: Literal["memory", "memmap"] = "memory",
         folder: str | Path | None = None,
         pin_memory: bool = False,
+        deter_dtype: Literal["float32", "bfloat16"] = "float32",
     ):
         self.capacity, self.capacity_gb = capacity, capacity_gb
         self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
         self.online, self.pin_memory = online, pin_memory
         self.generator = torch.Generator().manual_seed(seed)
         self.storage = Storage(storage, folder)
+        self.deter_dtype = getattr(torch, deter_dtype)
         self.slots = 0  # of each stream's ring; known with the first records
         self.total = [0] * num_streams  # records ever written, per stream
         self.oldest = [0] * num_streams  # no record before this one was ever here
@@ -97,7 +102,7 @@ class Replay:
         Args:
             example: records [m], needed before the first ``extend``.
         """
-        row = self.storage.row_bytes(flatten(example)) if example is not None else self.bytes_per_step
+        row = self.storage.row_bytes(self._kept(example)) if example is not None else self.bytes_per_step
         slots = self._slots(row)
         steps = slots * self.num_streams
         return {"steps": steps, "bytes_per_step": row, "bytes": steps * row, "gb": steps * row / 1e9}
@@ -106,7 +111,7 @@ class Replay:
         """Reserve the rings for records like ``example`` [m]; ``extend`` does so by itself."""
         if self.slots:
             return
-        rows = {key: value for key, value in flatten(example).items() if key != STREAM}
+        rows = self._kept(example)
         slots = self._slots(self.storage.row_bytes(rows))
         if slots < self.length:
             raise UserError(
@@ -116,6 +121,11 @@ class Replay:
             )
         self.storage.allocate(rows, slots * self.num_streams)
         self.slots, self.dirty = slots, np.zeros(slots * self.num_streams, bool)
+
+    def _kept(self, example: TensorDictBase | Mapping) -> dict:
+        """Rows as they are stored."""
+        rows = {key: value[:1] for key, value in flatten(example).items() if key != STREAM}
+        return {key: value.to(self.deter_dtype) if key == DETER else value for key, value in rows.items()}
 
     def _slots(self, row_bytes: int) -> int:
         capacity = self.capacity
@@ -139,7 +149,7 @@ class Replay:
             records: [m] with an int64 entry ``"stream"`` [m], as ``to_records`` gives them: sorted by stream, in order
                 of time within each. Or a list with one TensorDict [n_i] per stream.
         """
-        rows = _one_table(records)
+        rows = one_table(records)
         streams = rows.pop(STREAM).tolist()
         if not streams:
             return
@@ -219,6 +229,8 @@ class Replay:
         is_first = batch[IS_FIRST]
         batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows], 1)
         is_first[:, 0] = True
+        if DETER in batch:
+            batch[DETER] = batch[DETER].float()
         batch["index"] = starts[:, None] + torch.arange(self.length) * self.num_streams
         return nested(batch, (self.batch_size, self.length))
 
@@ -281,15 +293,3 @@ class Replay:
     def prune(folder: str | Path, keep: Iterable[str]) -> None:
         """Delete what no kept state needs; see ``archive.prune``."""
         archive.prune(folder, keep)
-
-
-def _one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> dict:
-    if isinstance(records, TensorDictBase):
-        return flatten(records)
-    tables = [flatten(table) for table in records]
-    counts = [len(next(iter(table.values()))) for table in tables]
-    tables = [table for table, count in zip(tables, counts, strict=True) if count]
-    if not tables:
-        return {STREAM: torch.zeros(0, dtype=torch.int64)}
-    rows = {key: torch.cat([table[key] for table in tables]) for key in tables[0] if key != STREAM}
-    return rows | {STREAM: torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))}

@@ -44,6 +44,19 @@ def nested(rows: Mapping[Key, Tensor], size: tuple[int, ...]) -> TensorDict:
     return TensorDict({k: TensorDict(v, size) if isinstance(v, dict) else v for k, v in tree.items()}, size)
 
 
+def one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> dict[Key, Tensor]:
+    """One flat table of records, with their stream, from one TensorDict or from one of each stream."""
+    if isinstance(records, TensorDictBase):
+        return flatten(records)
+    tables = [flatten(table) for table in records]
+    counts = [len(next(iter(table.values()))) for table in tables]
+    tables = [table for table, count in zip(tables, counts, strict=True) if count]
+    if not tables:
+        return {"stream": torch.zeros(0, dtype=torch.int64)}
+    rows = {key: torch.cat([table[key] for table in tables]) for key in tables[0] if key != "stream"}
+    return rows | {"stream": torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))}
+
+
 class Storage:
     """Rows of records, addressed by slot.
 
@@ -128,12 +141,12 @@ class Storage:
         """Copy rows [m] to their slots."""
         at = slice(slots[0], slots[0] + 1) if len(slots) == 1 else slots
         for key, value in rows.items():
-            self._views[key][at] = _numpy(value)
+            self._views[key][at] = _numpy(value.to(self.arrays[key].dtype))
 
     def write_slice(self, rows: Mapping[Key, Tensor], slot: int) -> None:
         """Copy rows [m] to the m slots from ``slot`` on."""
         for key, value in rows.items():
-            self._views[key][slot : slot + len(value)] = _numpy(value)
+            self._views[key][slot : slot + len(value)] = _numpy(value.to(self.arrays[key].dtype))
 
     def empty(self, size: tuple[int, ...], pinned: bool = False) -> dict[Key, Tensor]:
         """A batch to read into."""
