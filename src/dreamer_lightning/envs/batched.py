@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from torchrl.envs import Compose, EnvBase, InitTracker, ParallelEnv, SerialEnv, 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.types import UserError
 
+_NAP = 2e-5  # seconds between looks at the workers
 Primers = Mapping[str | tuple[str, ...], tuple[tuple[int, ...], torch.dtype]]
 
 
@@ -95,11 +97,28 @@ class Workers(ParallelEnv):
         with self._told():
             return super()._reset(tensordict, **kwargs)
 
+    def _wait_for_workers(self, workers_range) -> None:
+        """Sleeps between looks: TorchRL's own loop keeps a whole core busy, which few machines can spare.
+
+        It also sees a dead worker within a second and leaves the clearing up to ``close``.
+        """
+        if not self._use_buffers:
+            return super()._wait_for_workers(workers_range)
+        flags, waiting = self._shm_done_flags, [self._worker_indices[i] for i in workers_range]
+        looks = 0
+        while any(not flags[i] for i in waiting):
+            time.sleep(_NAP)
+            looks += 1
+            if looks % 5_000 == 0 and not all(flags[i] or self._workers[i].is_alive() for i in waiting):
+                raise RuntimeError("a worker process of the environments has died; its message is above")
+        for i in waiting:
+            flags[i] = 0
+
     def close(self, *, raise_if_closed: bool = True) -> None:
         threads = torch.get_num_threads()
         try:
             super().close(raise_if_closed=raise_if_closed)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             if not self.failed:
                 raise
             self.is_closed = True
@@ -116,7 +135,7 @@ class Workers(ParallelEnv):
             message = self.note.read_text()
             self.note.unlink()
             self.__dict__["failed"] = True
-            self._timeout = 0.5  # a dead worker does not answer
+            self._terminate_and_join_workers(self._workers, timeout=5.0)  # before close, which would ask them to
             self.close(raise_if_closed=False)
             raise UserError(message) from error
 
