@@ -111,14 +111,12 @@ def policy(options: Mapping) -> Callable[[int, Specs], PolicyHead]:
 
 
 def normalizer(options: Mapping) -> Callable[[], Normalizer]:
-    """The factory of a normaliser."""
-    rates = {name: options[name] for name in ("rate", "limit", "debias") if name in options}
+    """The factory of a normaliser; options left out have the reference's defaults."""
+    rates = {"rate": options.get("rate", 0.01), "limit": options.get("limit", 1e-8), "debias": options.get("debias", True)}
+    require(options, impl=("perc", "meanstd", "none"))
     if options["impl"] == "perc":
-        return partial(PercentileNorm, options["perclo"], options["perchi"], **rates)
-    if options["impl"] == "meanstd":
-        return partial(MeanStdNorm, **rates)
-    require(options, impl=("none",))
-    return Normalizer
+        return partial(PercentileNorm, options.get("perclo", 5.0), options.get("perchi", 95.0), **rates)
+    return partial(MeanStdNorm, **rates) if options["impl"] == "meanstd" else Normalizer
 
 
 def encoder(options: Mapping) -> Callable[[Specs], DictEncoder]:

@@ -75,7 +75,7 @@ def _binary(v: Vectors, group: str) -> None:
     loss = Binary(logit).loss(v.tensor(f"{group}/target"))
     v.close(f"{group}/loss", loss)
     v.close(f"{group}/prob1", Binary(logit).pred())
-    v.exact(f"{group}/pred", Binary(logit).pred() > 0.5)
+    v.exact(f"{group}/pred", logit > 0)
     (loss * v.tensor(f"{group}/dloss")).sum().backward()
     v.norm(f"{group}/grad", logit.grad)
 
@@ -129,7 +129,7 @@ def _scalar_head(v: Vectors, group: str) -> None:
     output, target = head(x), v.tensor(f"{group}/target")
     if isinstance(output, Binary):
         v.close(f"{group}/prob1", output.pred())
-        v.exact(f"{group}/pred", output.pred() > 0.5)
+        v.exact(f"{group}/pred", output.logit > 0)
     else:
         twohot_pred(v, f"{group}/pred", output.pred(), output.logits, output.bins)
     loss = output.loss(target)

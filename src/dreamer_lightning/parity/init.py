@@ -66,7 +66,7 @@ def compare(v: Vectors, key: str, got: Tensor, lead: int = 0) -> None:
         return
     width = STD if n > MANY else max(STD, SIGMAS / math.sqrt(n))
     bounded = max(abs(want[2]), abs(want[3])) < 2.6 * std  # else a normal without bounds, whose ends vary
-    ends = SIGMAS * 2 / (0.05 * n) + 1e-3 if bounded else 1.5
+    ends = max(0.05, SIGMAS * 2 / (0.05 * n)) if bounded else 1.5
     limits = [SIGMAS * math.sqrt(2 / n), width, ends, ends, 3 * SIGMAS / math.sqrt(n), 3 * SIGMAS / math.sqrt(n)]
     errors = [abs(a - b) / (std * limit) for a, b, limit in zip(found, want, limits, strict=False)]
     v.judge(key, float(max(errors)), 1.0)

@@ -160,15 +160,6 @@ class Vectors:
         """Compare a JSON entry: 0 where equal, 1 where not."""
         self.judge(key, float(self.json(key) != json.loads(json.dumps(got))), 0.0)
 
-    def most(self, key: str, got, limit: float, unit: float, share: float) -> None:
-        """Compare elements in the given unit, of which a ``share`` may lie outside."""
-        got, want = _float(got), self.array(key).astype(np.float64)
-        error = HUGE
-        if got.shape == want.shape:
-            errors = np.sort(_errors(got, want, unit).reshape(-1))
-            error = float(errors[max(0, errors.size - 1 - int(share * errors.size))])
-        self._add(key, error, limit)
-
     def judge(self, key: str, error: float, tolerance: float) -> None:
         """Record an error that was measured elsewhere."""
         self.array(key)
