@@ -59,12 +59,15 @@ class FakeLoop:
     """What callbacks may ask of a loop; ``play`` and ``update`` stand for one collect and one gradient step."""
 
     def __init__(self, run_dir: Path, callbacks: list[Any], seed: int = 0, loggers: Any = None, **limits: Any):
-        self.fabric = Fabric(accelerator="cpu", devices=1, callbacks=callbacks, loggers=loggers)
+        self.fabric = limits.pop("fabric", None) or Fabric(accelerator="cpu", devices=1, loggers=loggers)
+        self.fabric._callbacks = callbacks
+        world, seed = self.fabric.world_size, seed + self.fabric.global_rank
         self.callbacks, self.run_dir = callbacks, Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.world = world
         self.clocks, self.limits, self.schedule = Clocks(), Limits(**limits), Schedule()
         self.generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         self.dreamer = FakeDreamer()
         self.optimizer = torch.optim.Adam(self.dreamer.parameters(), lr=0.01)
         self.replay = Replay(capacity=400, batch_size=2, length=5, num_streams=2, seed=seed)
@@ -114,8 +117,8 @@ class FakeLoop:
             for i in range(2)
         ]
         self.replay.extend([TensorDict(row, [steps]) for row in rows])
-        self.clocks.agent_step += 2 * steps
-        self.clocks.env_step += 4 * steps
+        self.clocks.agent_step += 2 * steps * self.world
+        self.clocks.env_step += 4 * steps * self.world
         self.timers["collect"] += 0.01
         self.call("on_collect_end", wire=wire)
 
@@ -138,7 +141,7 @@ class FakeLoop:
         self.play()
         if self.replay.steps >= 16:
             self.update()
-        if self.clocks.agent_step // 8 % log_every == 0:
+        if self.clocks.agent_step // (8 * self.world) % log_every == 0:
             self.flush()
         self.clocks.seconds = time.perf_counter()
         self.call("on_iteration_end")

@@ -20,9 +20,9 @@ from dreamer_lightning.runfolder import CHECKPOINTS, METRICS, REPLAY, latest_com
 from fakes import FakeLoop
 
 
-def make(run_dir: Path, **options) -> FakeLoop:
+def make(run_dir: Path, fabric=None, **options) -> FakeLoop:
     callbacks = [Episodes(), Metrics(), Checkpoint(**({"every_env_steps": 64, "keep": 2} | options))]
-    return FakeLoop(run_dir, callbacks)
+    return FakeLoop(run_dir, callbacks, fabric=fabric)
 
 
 def run(loop: FakeLoop, rounds: int) -> FakeLoop:
@@ -281,3 +281,49 @@ def test_killed_at_random_moments_it_always_goes_on(tmp_path):
     assert (episodes["episode/score"] == 10).all()
     assert (episodes.groupby("env_step").size() == 2).all()  # two environments in step: no row lost, none repeated
     assert set(episodes["env_step"]) == set(range(40, frame["env_step"].max() + 1, 40))
+
+
+RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+from lightning.fabric import Fabric
+from test_checkpoint import make, run
+from dreamer_lightning import runfolder
+from dreamer_lightning.callbacks import restore
+
+
+def main(fabric):
+    run_dir = Path(sys.argv[1])
+    loop = run(make(run_dir, fabric), 8)
+    found = runfolder.latest_complete(run_dir)
+    assert runfolder.read_manifest(found)["world_size"] == 2
+    callbacks = loop.callbacks
+    again = make(run_dir, fabric)
+    restore(again, found)
+    assert again.clocks.env_step == loop.clocks.env_step == 8 * 32
+    assert again.replay.steps == loop.replay.steps
+    assert torch.equal(again.generator.get_state(), loop.generator.get_state())
+    assert torch.equal(again.replay.generator.get_state(), loop.replay.generator.get_state())
+    fabric._callbacks = callbacks
+    loop.call("on_train_end")
+    fabric.barrier()
+
+
+Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(main)
+"""
+
+
+def test_two_ranks_write_one_checkpoint_and_one_file_of_rows(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(RANKS.format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = latest_complete(tmp_path / "run")
+    assert {"model.pt", "rank-0.pt", "rank-1.pt"} == set(runfolder.read_manifest(found)["files"])
+    states = [runfolder.load_tensors(found / f"rank-{rank}.pt")["loop"]["generator"] for rank in (0, 1)]
+    assert not torch.equal(*states)
+    episodes = rows(tmp_path / "run").dropna(subset="episode/score")
+    assert len(episodes) == 2 * 2 * 3  # two ranks, two environments, three episodes of ten decisions in 32
+    assert (episodes.groupby("env_step").size() == 4).all()
