@@ -9,7 +9,6 @@ import yaml
 from lightning.fabric import Fabric
 
 from dreamer_lightning.callbacks import (
-    Callback,
     Checkpoint,
     Curve,
     Episodes,
@@ -140,8 +139,12 @@ def build_tracking(options: WandbOptions, env: EnvFactory, size: str, seed: int,
 
 
 def build_callbacks(
-    fabric: FabricOptions, checkpoint: CheckpointOptions, baseline: float | None, tracking: Tracking | None
-) -> list[Callback]:
+    fabric: FabricOptions,
+    checkpoint: CheckpointOptions,
+    baseline: float | None,
+    tracking: Tracking | None,
+    evaluator: Evaluator | None,
+) -> list[Any]:
     """What happens at the loop's borders, in this order: whatever adds to a row comes before those that write it."""
     return [
         Signals(),
@@ -150,6 +153,7 @@ def build_callbacks(
         Throughput(),
         *(fabric.callbacks or []),
         Video(),
+        *([evaluator] if evaluator else []),  # for its state: the alarm counts on after a resume
         Metrics(),
         *([tracking] if tracking else []),
         Progress(),

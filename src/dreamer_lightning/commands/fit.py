@@ -175,7 +175,7 @@ def fit(
     baseline = play_randomly(devices, env, specs, evaluation, seed)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
-    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking)
+    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator)
     devices._callbacks = callbacks
 
     if devices.is_global_zero:  # nothing is written before everything is built

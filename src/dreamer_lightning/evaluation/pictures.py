@@ -99,11 +99,11 @@ def dream_figure(specs: Specs, dream: OpenLoop, title: str = "", dims: int = 6) 
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.3 * rows + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     steps = np.arange(dream.dream["reward"].shape[1]) - (dream.context - 1)
     for axis, (name, truth, model) in zip(axes, lines, strict=False):
         _draw(axis, steps, name, truth, model)
-    for axis in list(axes)[len(lines) :]:
+    for axis in axes[len(lines) :]:
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
