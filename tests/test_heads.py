@@ -109,6 +109,21 @@ def test_a_fresh_policy_is_as_random_as_it_may_be():
     assert 0.9 < randomness["aa"] < 1
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("make", [PolicyHead, TanhPolicyHead, TruncatedPolicyHead])
+def test_outputs_leave_no_break_in_a_compiled_graph(make):
+    policy, value, cont = make(20, Specs({}, ACTIONS["policy_multi"])), TwoHotHead(20), BinaryHead(20)
+
+    def losses(feat, noise, target):
+        output, actions = value(feat), policy(feat)
+        total = output.loss(target) + output.loss(2 * target) + output.pred() + cont(feat).loss(target > 0)
+        return total + actions.log_prob(actions.sample(noise).detach()) + actions.entropy()
+
+    args = torch.randn(4, 20), policy.noise((4,)), torch.randn(4)
+    compiled = torch.compile(losses, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*args), losses(*args))
+
+
 def test_the_older_heads():
     output = MSEHead(20, units=8, layers=2)(torch.randn(2, 3, 20))
     assert output.pred().shape == (2, 3)

@@ -173,6 +173,8 @@ class Conv2d(nn.Conv2d):
         init: initialiser, see ``init_kernel``.
     """
 
+    bias: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -216,6 +218,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         init: initialiser, see ``init_kernel``.
     """
 
+    bias: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -226,7 +230,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         init: str = "trunc_normal_in",
     ):
         self.outscale, self.init, self.same = outscale, init, same
-        super().__init__(in_channels, out_channels, kernel, stride=2, padding=kernel // 2 - 1 if same else 0)
+        self.crop = kernel // 2 - 1 if same else 0
+        super().__init__(in_channels, out_channels, kernel, stride=2, padding=self.crop)
 
     def reset_parameters(self) -> None:
         area = prod(self.kernel_size)
@@ -234,7 +239,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.crop)
         return y[..., : 2 * x.shape[-2], : 2 * x.shape[-1]] if self.same else y
 
 

@@ -231,7 +231,8 @@ def image_size(spaces: dict[str, Space]) -> tuple[int, int]:
     if len(sizes) > 1:
         found = ", ".join(f"{name} {space.shape[0]}x{space.shape[1]}" for name, space in spaces.items())
         raise UserError(f"images of one network must share their size, got {found}; choose one with keys")
-    return sizes.pop()
+    height, width = sizes.pop()
+    return height, width
 
 
 def reduced_size(spaces: dict[str, Space], stages: int) -> tuple[int, int]:

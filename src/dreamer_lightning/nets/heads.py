@@ -52,6 +52,7 @@ class TwoHotHead(Head):
             raise UserError(f"bins={bins} cannot code a number: give 2 or more (255 in the paper)")
         self.mlp = MLP(in_dim, units, layers, act, norm)
         self.out = Linear(self.mlp.out_dim, bins, outscale)
+        self.bins: Tensor
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def forward(self, feat: Float[Tensor, "*b f"]) -> TwoHot:
@@ -161,19 +162,22 @@ class PolicyHead(Head):
         self.spaces: dict[str, Space] = {name: specs.action[name] for name in sorted(specs.action)}
         self.minstd, self.maxstd, self.unimix = minstd, maxstd, unimix
         self.mlp = MLP(in_dim, units, layers, act, norm, init)
-        self.outs = nn.ModuleList()  # of each action, in the order of ``spaces``: [logits], or [mean, std]
+        outs = []  # of each action, in the order of ``spaces``: [logits], or [mean, std]
         for space in self.spaces.values():
             sizes = [space.size] if space.discrete else [space.size, space.size]
-            self.outs.append(nn.ModuleList(Linear(self.mlp.out_dim, size, outscale, init) for size in sizes))
+            outs.append(nn.ModuleList(Linear(self.mlp.out_dim, size, outscale, init) for size in sizes))
+        self.outs = nn.ModuleList(outs)
 
     def forward(self, feat: Float[Tensor, "*b f"]) -> PolicyOutput:
-        x, by_key = self.mlp(feat), {}
+        x = self.mlp(feat)
+        by_key: dict[str, Distribution] = {}
         for (name, space), outs in zip(self.spaces.items(), self.outs, strict=True):
             shape, dims = (*x.shape[:-1], *space.shape), len(space.shape)
+            raw = [out(x) for out in outs]  # type: ignore[attr-defined]
             if space.discrete:
-                by_key[name] = OneHot(outs[0](x).view(*shape, space.classes), self.unimix, dims)
+                by_key[name] = OneHot(raw[0].view(*shape, space.classes), self.unimix, dims)
             else:
-                by_key[name] = self.continuous(*(out(x).view(shape) for out in outs), dims)
+                by_key[name] = self.continuous(raw[0].view(shape), raw[1].view(shape), dims)
         return PolicyOutput(by_key, self.spaces)
 
     def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +63,14 @@ class TwoHot(Output):
 
     def __init__(self, logits: Float[Tensor, "*b bins"], bins: Float[Tensor, " bins"]):
         self.logits, self.bins = precise(logits), bins
+        self._logp: Tensor | None = None
 
-    @cached_property
+    @property
     def logp(self) -> Float[Tensor, "*b bins"]:
-        return torch.log_softmax(self.logits, -1)
+        """Log-probabilities, computed once for the losses against several targets."""
+        if self._logp is None:  # by hand: a cached_property breaks the compiled graph
+            self._logp = torch.log_softmax(self.logits, -1)
+        return self._logp
 
     def pred(self) -> Float[Tensor, "*b"]:
         return twohot_decode(torch.softmax(self.logits, -1), self.bins)

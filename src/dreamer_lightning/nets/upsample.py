@@ -26,6 +26,8 @@ class UpsampleConv2d(nn.Conv2d):
         outscale: factor on the initial kernel.
     """
 
+    bias: nn.Parameter
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, outscale: float = 1.0):
         if kernel % 2 == 0:
             raise UserError(f"kernel={kernel}: an upsampling convolution needs an odd kernel, such as 5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dreamer_lightning.types import Metrics, UserError
 
+Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach functions take and give
 Schedule = Literal["const", "linear", "cosine"]
 
 
@@ -81,12 +82,12 @@ class LaProp(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
+        grads: Tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
         grads, grad_norm, param_norm = self.clip(group, grads)
         torch._foreach_sub_([p.detach() for p in group["params"]], self.changes(group, grads))
         return grad_norm, param_norm
 
-    def clip(self, group: dict[str, Any], grads: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+    def clip(self, group: dict[str, Any], grads: Tensors) -> tuple[Tensors, Tensor, Tensor]:
         """Gradients whose norm is at most ``agc max(pmin, |p|)``, tensor by tensor; and the norms of both before it."""
         params = [p.detach() for p in group["params"]]
         grad_norm, param_norm = torch.stack(torch._foreach_norm(grads)), torch.stack(torch._foreach_norm(params))
@@ -95,7 +96,7 @@ class LaProp(torch.optim.Optimizer):
             grads = torch._foreach_mul(grads, (1 / (grad_norm / limit).clamp_min(1.0)).unbind())
         return grads, grad_norm, param_norm
 
-    def changes(self, group: dict[str, Any], grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    def changes(self, group: dict[str, Any], grads: Tensors) -> Tensors:
         """What to subtract from each parameter; the moments and the counter move on."""
         step, nu, mu = self._moments(group["params"])
         (beta1, beta2), count = group["betas"], step + 1
