@@ -173,10 +173,10 @@ class Strict(gymnasium.Wrapper):
                 )
             out[_PREFIX + name] = self.readers[name][1](value)
         for name in self.log_info:
-            value = info
+            entry: Any = info
             for part in name.split("/"):
-                value = value.get(part, 0.0) if isinstance(value, Mapping) else 0.0
-            out[_PREFIX + LOG_PREFIX + name] = np.asarray(value, np.float32).reshape(-1)[:1]
+                entry = entry.get(part, 0.0) if isinstance(entry, Mapping) else 0.0
+            out[_PREFIX + LOG_PREFIX + name] = np.asarray(entry, np.float32).reshape(-1)[:1]
         return out
 
 
