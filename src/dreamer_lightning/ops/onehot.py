@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+WIDE = 16  # classes from which softmax over the last axis is as fast as over the first
+
 
 def mixed_probs(logits: Float[Tensor, "*b c"], unimix: float) -> Float[Tensor, "*b c"]:
     """Softmax mixed with a uniform distribution, ``(1-u) softmax(logits) + u/c`` (DreamerV3, "Robust predictions").
@@ -14,8 +16,15 @@ def mixed_probs(logits: Float[Tensor, "*b c"], unimix: float) -> Float[Tensor, "
         logits: unnormalised log-probabilities of ``c`` classes.
         unimix: share ``u`` of the uniform distribution, 0 for none.
     """
-    probs = torch.softmax(logits.float(), -1)
+    probs = softmax(logits.float())
     return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[-1]), unimix) if unimix else probs
+
+
+def softmax(logits: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+    """Softmax over the last axis; on a CPU few classes go first in memory, for its kernel is slow on a short last axis."""
+    if logits.is_cuda or logits.shape[-1] >= WIDE:
+        return torch.softmax(logits, -1)
+    return torch.softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
 
 
 def log_probs(logits: Float[Tensor, "*b c"], unimix: float) -> Float[Tensor, "*b c"]:
