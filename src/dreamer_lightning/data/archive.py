@@ -111,7 +111,8 @@ def _new_records(replay: Replay, begin: list[int]) -> Iterator[dict]:
         return
     keys = [key for key in replay.storage.arrays if key[0] != LATENT]
     limit = max(1, FILE_BYTES // max(1, replay.bytes_per_step))
-    segments, slots = [], []
+    segments: list[list[int]] = []
+    slots: list[int] = []
     for stream in range(replay.num_streams):
         number = begin[stream]
         while number < replay.total[stream]:

@@ -69,7 +69,7 @@ def primers(initial: Mapping[str, Tensor]) -> dict[str | tuple[str, str], tuple[
     Args:
         initial: the policy's state [n, ...] before the first step, as ``Dreamer.initial(n)``.
     """
-    key = {PREV_ACTION: PREV_ACTION, **{name: (LATENT, name) for name in LATENTS}}
+    key: dict[str, str | tuple[str, str]] = {PREV_ACTION: PREV_ACTION, **{name: (LATENT, name) for name in LATENTS}}
     return {key[name]: (tuple(value.shape[1:]), value.dtype) for name, value in initial.items()}
 
 
@@ -126,7 +126,7 @@ def _plain(tree: TensorDictBase) -> dict:
 
 
 def _leaves(tree: Mapping, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Tensor]]:
-    leaves = []
+    leaves: list[tuple[tuple[str, ...], Tensor]] = []
     for key, value in tree.items():
         leaves += _leaves(value, (*prefix, key)) if isinstance(value, Mapping) else [((*prefix, key), value)]
     return leaves

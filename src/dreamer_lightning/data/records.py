@@ -48,6 +48,7 @@ STREAM = "stream"  # which environment a record came from; the buffer consumes i
 _NOT_OBS = {"action", PREV_ACTION, LATENT, "next", "collector", "is_init", "done", "terminated", "truncated", "reward"}
 
 
+Rows = dict[str | tuple[str, str], Tensor]
 Carry = dict[str, Tensor]  # what survives between two batches: "reward" [num_envs], the last of each stream
 
 
@@ -87,7 +88,7 @@ def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[Tensor
     never = torch.zeros(envs, steps, dtype=torch.bool)
     latent = after.get(LATENT)
     latents = {name: latent.get(name) for name in sorted(latent.keys())}
-    rows = {
+    rows: Rows = {
         **{(OBS, name): wire.get(name) for name in names},
         PREV_ACTION: wire.get(PREV_ACTION),
         REWARD: reward,
@@ -104,7 +105,7 @@ def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[Tensor
     return _nested(rows), {"reward": arrived[:, -1].clone()}
 
 
-def _insert_last_frames(rows: dict, after: TensorDictBase, ended: Tensor, names: list[str]) -> dict:
+def _insert_last_frames(rows: Rows, after: TensorDictBase, ended: Tensor, names: list[str]) -> Rows:
     """Append one record per ended episode and sort it behind the wire step (flat index ``ended``) that it followed."""
 
     def at_end(value: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def _insert_last_frames(rows: dict, after: TensorDictBase, ended: Tensor, names:
 
     count = len(ended)
     yes = torch.ones(count, dtype=torch.bool)
-    extra = {
+    extra: Rows = {
         **{(OBS, name): at_end(after.get(name)) for name in names},
         PREV_ACTION: at_end(after.get(PREV_ACTION)),
         REWARD: at_end(after.get("reward")).reshape(count),
@@ -129,7 +130,7 @@ def _insert_last_frames(rows: dict, after: TensorDictBase, ended: Tensor, names:
     return {key: torch.cat([value, extra[key].to(value.dtype)])[order] for key, value in rows.items()}
 
 
-def _nested(rows: dict) -> TensorDict:
+def _nested(rows: Rows) -> TensorDict:
     """Flat rows with tuple keys to one TensorDict of records."""
     nested: dict = {OBS: {}, LATENT: {}}
     for key, value in rows.items():

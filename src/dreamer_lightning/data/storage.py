@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.types import UserError
 
 Key = str | tuple[str, str]
@@ -52,9 +53,9 @@ def one_table(records: TensorDictBase | Sequence[TensorDictBase | Mapping]) -> d
     counts = [len(next(iter(table.values()))) for table in tables]
     tables = [table for table, count in zip(tables, counts, strict=True) if count]
     if not tables:
-        return {"stream": torch.zeros(0, dtype=torch.int64)}
-    rows = {key: torch.cat([table[key] for table in tables]) for key in tables[0] if key != "stream"}
-    return rows | {"stream": torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))}
+        return {STREAM: torch.zeros(0, dtype=torch.int64)}
+    rows = {key: torch.cat([table[key] for table in tables]) for key in tables[0] if key != STREAM}
+    return rows | {STREAM: torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))}
 
 
 class Storage:
@@ -70,7 +71,7 @@ class Storage:
             raise UserError(f"replay.storage: {kind!r} is unknown; right are memory and memmap")
         if kind == "memmap" and folder is None:
             raise UserError("replay.storage memmap needs a folder for its files (replay.folder)")
-        self.kind, self.folder = kind, None if folder is None else Path(folder)
+        self.kind, self.folder = kind, Path(folder or "")
         self.arrays: dict[Key, Tensor] = {}
         self._views: dict[Key, np.ndarray] = {}
 
@@ -98,7 +99,8 @@ class Storage:
             dtype = getattr(torch, kind, None)
             if not isinstance(dtype, torch.dtype):
                 raise UserError(f"replay: {kind!r} is no type of numbers; the saved replay is of another version")
-            rows[tuple(name.split("\n")) if "\n" in name else name] = torch.empty((0, *shape), dtype=dtype)
+            group, _, leaf = name.partition("\n")
+            rows[(group, leaf) if leaf else name] = torch.empty((0, *shape), dtype=dtype)
         return rows
 
     def allocate(self, rows: Mapping[Key, Tensor], slots: int) -> None:
