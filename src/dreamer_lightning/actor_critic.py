@@ -66,6 +66,7 @@ class ActorCritic(L.LightningModule):
         slowreg: weight of the pull towards the slow critic, in dreams.
         replay_slowreg: the same on replay.
         slowtar: returns bootstrap from the slow critic (in dreams).
+        start_grad: the dream's losses at its first state, which is a replayed one, shape the latents too.
         slow_rate: share of the critic that the slow critic takes over at each update of it.
         slow_every: updates between two of them.
         return_norm: normaliser of returns; its scale divides the advantage.
@@ -94,6 +95,7 @@ class ActorCritic(L.LightningModule):
         slowreg: float = 1.0,
         replay_slowreg: float = 1.0,
         slowtar: bool = False,
+        start_grad: bool = False,
         slow_rate: float = 0.02,
         slow_every: int = 1,
         return_norm: Callable[[], Normalizer] = PercentileNorm,
@@ -127,7 +129,7 @@ class ActorCritic(L.LightningModule):
         self.dream_discount = 1.0 if contdisc else self.discount
         self.lam, self.replay_lam, self.actent = lam, replay_lam, actent
         self.slowreg, self.replay_slowreg, self.slowtar = slowreg, replay_slowreg, slowtar
-        self.slow_rate, self.slow_every = slow_rate, slow_every
+        self.slow_rate, self.slow_every, self.start_grad = slow_rate, slow_every, start_grad
         self.policy, self.value = policy(feat_dim, specs), value(feat_dim)
         self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
         self.return_norm, self.value_norm, self.advantage_norm = return_norm(), value_norm(), advantage_norm()
@@ -154,9 +156,9 @@ class ActorCritic(L.LightningModule):
         """
         b, t = records["is_first"].shape
         k = min(self.imag_last or t, t)
-        start = latent.map(lambda x: x[:, -k:].reshape(b * k, -1).detach())
-        dream = self.imagine(start, dynamics, *noise)
-        losses, metrics, ret = self.dream_losses(dream)
+        start = latent.map(lambda x: x[:, -k:].reshape(b * k, -1))
+        dream = self.imagine(start.detach(), dynamics, *noise)
+        losses, metrics, ret = self.dream_losses(dream, start=start.feat if self.start_grad else None)
         losses = {key: value.mean(-1).view(b, k) for key, value in losses.items()}
         if self.value_aware != "off" and k > 1:
             feat = latent.map(lambda x: x[:, -k:]).feat
@@ -179,21 +181,23 @@ class ActorCritic(L.LightningModule):
             return self.policy(feat.detach()).sample(action_noise[:, step])
 
         with torch.set_grad_enabled(through and torch.is_grad_enabled()):
-            imagine = frozen(dynamics, "imagine") if through else dynamics.imagine
-            predict = frozen(dynamics, "predict") if through else dynamics.predict
-            latent, action = imagine(start, act, stoch_noise)
-            feat = latent.feat
-            return Dream(feat, action, *predict(feat))
+            call = frozen if through else getattr
+            latent, action = call(dynamics, "imagine")(start, act, stoch_noise)
+            return Dream(latent.feat, action, *call(dynamics, "predict")(latent.feat))
 
-    def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h"]]:
+    def dream_losses(
+        self, dream: Dream, update: bool = True, start: Float[Tensor, "n f"] | None = None
+    ) -> tuple[Losses, Metrics, Float[Tensor, "n h"]]:
         """Policy and value losses [n, h] of dreams, and their lambda-returns.
 
         Args:
             dream: imagined trajectories.
             update: let the normalisers learn from this batch.
+            start: ``feat`` of the first states, if the losses there are to shape it.
         Source: DreamerV3, equations 8 to 12.
         """
         feat = dream.feat.detach()
+        feat = feat if start is None else torch.cat([start.unsqueeze(1), feat[:, 1:]], 1)
         policy, value = self.policy(feat[:, :-1]), self.value(feat)
         slow = self.slow_critic(feat).pred().detach()
         offset, scale = self.value_norm.stats()
@@ -213,8 +217,8 @@ class ActorCritic(L.LightningModule):
         losses = {"policy": -weight * (gain + self.actent * entropy)}
 
         offset, scale = self.value_norm(ret, update)
-        target = pad((ret.detach() - offset) / scale)
-        losses["value"] = weight * (value.loss(target) + self.slowreg * value.loss(slow))[:, :-1]
+        loss = value.loss(pad((ret.detach() - offset) / scale)) + self.slowreg * value.loss(slow)
+        losses["value"] = weight * loss[:, :-1]
         return losses, self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale), ret.detach()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
@@ -236,13 +240,11 @@ class ActorCritic(L.LightningModule):
             update: let the value normaliser learn from this batch.
         """
         last, terminal = records["is_last"].float(), records["is_terminal"].float()
-        feat = feat[:, :-1]
-        value, slow = self.value(feat), self.slow_critic(feat.detach()).pred()
-        live = (1 - terminal) * self.discount
-        ret = lambda_return(records["reward"].float(), live, boot, (1 - last) * self.replay_lam)
+        value, slow = self.value(feat[:, :-1]), self.slow_critic(feat[:, :-1].detach()).pred()
+        reward, live = records["reward"].float(), (1 - terminal) * self.discount
+        ret = lambda_return(reward, live, boot, (1 - last) * self.replay_lam)
         offset, scale = self.value_norm(ret, update)
-        weight = 1 - last[:, :-1]
-        return weight * (value.loss((ret - offset) / scale) + self.replay_slowreg * value.loss(slow)), ret
+        return (1 - last[:, :-1]) * (value.loss((ret - offset) / scale) + self.replay_slowreg * value.loss(slow)), ret
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n h+1 a"]:
         """Draws for the actions of ``n`` dreams."""

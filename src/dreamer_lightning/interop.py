@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.errors import UserError
 from dreamer_lightning.nets.blocks import MLP, ConvTranspose2d, RMSNorm
 from dreamer_lightning.nets.decoders import DictDecoder, UpsampleDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder
@@ -19,8 +21,6 @@ from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.world_model import WorldModel
-from dreamer_lightning.actor_critic import ActorCritic
-from dreamer_lightning.errors import UserError
 
 Layers = dict[str, nn.Module]  # the reference's layer name -> our layer
 LOSSES = {"rec": "recon", "rew": "reward", "con": "cont"}  # its losses where they have another name than ours
@@ -76,7 +76,8 @@ def load(layers: Layers, params: Mapping[str, Tensor]) -> None:
 
 def dump(layers: Layers) -> dict[str, Tensor]:
     """Our parameters as the reference names and lays them out."""
-    return {n: to_reference(layer, p.detach()) if n.endswith("/kernel") else p.detach() for n, layer, p in tensors(layers)}
+    named = ((name, layer, parameter.detach()) for name, layer, parameter in tensors(layers))
+    return {name: to_reference(layer, x) if name.endswith("/kernel") else x for name, layer, x in named}
 
 
 def gradients(layers: Layers) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from dreamer_lightning.parity.injection import (
 from dreamer_lightning.parity.record import AGENT_GRADIENT, IMAGE, SEQUENCE, Job, Vectors
 from dreamer_lightning.parity.training import jobs as training_jobs
 from dreamer_lightning.parity.watching import Seen, compare_metrics, compare_state, dream_metrics, watching
-from dreamer_lightning.types import Latent, Specs
+
 
 def jobs(v: Vectors) -> Iterator[Job]:
     """The variants of each agent in the file, its acting step and its training steps."""
@@ -35,7 +35,9 @@ def jobs(v: Vectors) -> Iterator[Job]:
         order = v.json(f"{name}/obs_order")
         specs = build.specs(config["obs"], config["act"], order)
         make = partial(build.dreamer, config["agent"], specs)
-        variants = dict.fromkeys(rest.split("/")[0] for rest in v.names(name) if "/param/" in rest and "/step" not in rest)
+        variants = dict.fromkeys(
+            rest.split("/")[0] for rest in v.names(name) if "/param/" in rest and "/step" not in rest
+        )
         for variant in variants:
             yield f"{name}/{variant}", partial(_variant, v, name, variant, make)
             if v.names(f"{name}/{variant}/policy"):

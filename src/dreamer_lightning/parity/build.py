@@ -112,7 +112,11 @@ def policy(options: Mapping) -> Callable[[int, Specs], PolicyHead]:
 
 def normalizer(options: Mapping) -> Callable[[], Normalizer]:
     """The factory of a normaliser; options left out have the reference's defaults."""
-    rates = {"rate": options.get("rate", 0.01), "limit": options.get("limit", 1e-8), "debias": options.get("debias", True)}
+    rates = {
+        "rate": options.get("rate", 0.01),
+        "limit": options.get("limit", 1e-8),
+        "debias": options.get("debias", True),
+    }
     require(options, impl=("perc", "meanstd", "none"))
     if options["impl"] == "perc":
         return partial(PercentileNorm, options.get("perclo", 5.0), options.get("perchi", 95.0), **rates)
@@ -152,7 +156,7 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
     require(options["dec"], typ=("simple",))
     require(options["dyn"], typ=("rssm",))
     dists = {"policy_dist_cont": ("bounded_normal",), "policy_dist_disc": ("categorical",)}
-    require(options, ac_grads=(False,), **dists)
+    require(options, **dists)
     model = WorldModel(
         spaces,
         encoder=encoder(options["enc"]["simple"]),
@@ -182,6 +186,7 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
         slowreg=dream["slowreg"],
         replay_slowreg=replay["slowreg"],
         slowtar=dream["slowtar"],
+        start_grad=options["ac_grads"],
         slow_rate=options["slowvalue"]["rate"],
         slow_every=options["slowvalue"]["every"],
         return_norm=normalizer(options["retnorm"]),

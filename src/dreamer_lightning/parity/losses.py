@@ -22,6 +22,7 @@ from dreamer_lightning.parity.record import LAYER, Job, Vectors
 from dreamer_lightning.parity.watching import compare_metrics, compare_state, dream_metrics, watching
 from dreamer_lightning.types import Space, Specs
 
+
 def jobs(v: Vectors) -> Iterator[Job]:
     """The groups of the file, by the first word of their names."""
     for group in v.groups():

@@ -16,7 +16,7 @@ from dreamer_lightning.optim import LaProp
 from dreamer_lightning.parity import build
 from dreamer_lightning.parity.injection import FLAGS, carry_after, injected, latent_of, loss_metrics, noise_of
 from dreamer_lightning.parity.optim import optimizer
-from dreamer_lightning.parity.record import AGENT_GRADIENT, IMAGE, LEARNED, SEQUENCE, Job, Vectors
+from dreamer_lightning.parity.record import LEARNED, SEQUENCE, Job, Vectors
 from dreamer_lightning.parity.watching import compare_metrics, compare_state, dream_metrics, watching
 from dreamer_lightning.types import Latent
 
