@@ -53,7 +53,7 @@ def noise_of(v: Vectors, prefix: str, specs: Specs) -> Noise:
 
 
 def loss_metrics(dreamer: Dreamer, out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:
-    """The scalars that the reference logs of the world model and of every loss, with the magnitude of what they average."""
+    """The scalars that the reference logs of the world model and of every loss, and what each is a mean of."""
     found = {f"loss/{interop.loss_name(key)}": (x.mean(), x.abs().mean()) for key, x in out.losses.items()}
     for theirs, ours in {"dyn_ent": "model/prior_entropy", "rep_ent": "model/post_entropy"}.items():
         found[theirs] = out.metrics[ours], out.metrics[ours].abs()

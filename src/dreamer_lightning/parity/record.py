@@ -94,7 +94,7 @@ class Vectors:
         return self.arrays[key]
 
     def tensor(self, key: str) -> Tensor:
-        """The array as a tensor: floats in ``dtype`` (in float64 images too), integers as int64, booleans as they are."""
+        """The array as a tensor: floats in ``dtype`` (in float64 images too), integers as int64, booleans kept."""
         array = self.array(key)
         tensor = torch.from_numpy(np.array(array))
         image = tensor.dtype == torch.uint8 and self.dtype == torch.float64
@@ -208,7 +208,7 @@ def _float(value) -> np.ndarray:
 
 
 def _errors(got: np.ndarray, want: np.ndarray, unit) -> np.ndarray:
-    """|got - want| / unit by element; equal elements (infinities too) are 0 whatever the unit, others over 0 are huge."""
+    """|got - want| / unit by element; equal elements (infinities too) are 0, others over a unit of 0 are huge."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         errors = np.abs(got - want) / unit
     errors = np.where(got == want, 0.0, errors)

@@ -106,7 +106,7 @@ def compare_metrics(v: Vectors, key: str, found: dict[str, tuple[Tensor, Tensor]
 
 
 def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
-    """The normalisers' running variables against those recorded below ``key``; means in units of the root mean square."""
+    """The normalisers' running variables against those recorded; means in units of the root mean square."""
     state = interop.agent_normalizers(agent)
     for name in v.names(key):
         norm, variable = name.split("/", 1)
