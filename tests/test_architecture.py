@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NOUNS = {"types", "errors"}
 MODEL = NOUNS | {"ops", "nets", "optim"}
 AGENT = MODEL | {"world_model", "actor_critic", "dreamer"}
-BORDERS = AGENT | {"envs", "data", "runfolder"}
+BORDERS = AGENT | {"envs", "data", "runfolder", "schedule"}
 EVERYTHING = BORDERS | {"loop", "callbacks", "evaluation", "agent", "interop", "parity"}
 MAY_IMPORT = {
     "errors": set(),
@@ -28,12 +28,13 @@ MAY_IMPORT = {
     "data": NOUNS | {"envs", "data"},
     "runfolder": NOUNS,
     "runtime": set(),
+    "schedule": set(),
     "loop": BORDERS - {"runfolder"},
     "callbacks": BORDERS | {"callbacks", "evaluation", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
-    "parity": EVERYTHING,
+    "parity": EVERYTHING | {"configfiles"},
     "commands": EVERYTHING | {"commands", "runtime", ""},
     "configfiles": NOUNS,
     "explain": NOUNS,

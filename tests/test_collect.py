@@ -52,7 +52,7 @@ def test_going_on_from_a_carried_state_is_exact():
     whole = start((7, 3), (False, True), envs=2, steps=2)
     collect(whole, 4)
     state, env_states = carried_state(whole), [env.get_state() for env in envs_of(whole)]
-    noise = whole.policy._generator.get_state()
+    noise = whole.policy.generator.get_state()
     expected = [next(iter(whole)) for _ in range(4)]
     whole.shutdown()
 
@@ -60,7 +60,7 @@ def test_going_on_from_a_carried_state_is_exact():
     set_carried_state(resumed, state)
     for env, env_state in zip(envs_of(resumed), env_states, strict=True):
         env.set_state(env_state)
-    resumed.policy._generator.set_state(noise)
+    resumed.policy.generator.set_state(noise)
     for wire in expected:
         assert (next(iter(resumed)) == wire).all()
     resumed.shutdown()

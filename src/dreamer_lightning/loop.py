@@ -25,44 +25,7 @@ from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
-
-
-@dataclass
-class Clocks:
-    """The three clocks, and wall-clock seconds over all sessions of the run. They count over all ranks."""
-
-    env_step: int = 0
-    agent_step: int = 0
-    update: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Limits:
-    """Where a run ends: env steps, updates, seconds; None is no limit."""
-
-    env_steps: int | None = None
-    updates: int | None = None
-    max_time: float | None = None
-
-
-@dataclass
-class Schedule:
-    """How much is trained for what is played, and how often the rest happens.
-
-    Args:
-        train_ratio: replayed steps for each agent step, both over all ranks.
-        batch_steps: trained steps in a batch over all ranks, ``batch_size * batch_length``.
-        learning_starts: windows in each rank's replay before the first update.
-        log_every: env steps between two rows.
-        evaluate_every: env steps between two evaluations, 0 for none.
-    """
-
-    train_ratio: float = 512.0
-    batch_steps: int = 1024
-    learning_starts: int = 1024
-    log_every: int = 1000
-    evaluate_every: int = 0
+from dreamer_lightning.schedule import Clocks, Limits, Schedule
 
 
 @dataclass
@@ -267,7 +230,6 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
-            "generator": self.generator.get_state(),
             "credit": self.credit,
             "learning": self.learning,
             "cadence": [int(self.next_log), int(self.next_evaluation)],
@@ -279,7 +241,21 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.clocks = Clocks(**state["clocks"])
         self.timers.update(state["timers"])
-        self.generator.set_state(state["generator"].cpu())
         self.credit, self.learning = state["credit"], state["learning"]
         self.next_log, self.next_evaluation = state["cadence"]
         self.stop_reason, self.resumed = None, True
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What each rank keeps for itself: the states of its training and acting noise.
+
+        Environments begin new episodes after a resume; what they were playing ends as an abandoned episode.
+        """
+        acting = getattr(self.collector.policy, "generator", None)
+        states = {"training": self.generator, **({"acting": acting} if acting else {})}
+        return {name: generator.get_state() for name, generator in states.items()}
+
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``rank_state_dict`` gave."""
+        self.generator.set_state(state["training"].cpu())
+        if "acting" in state:
+            self.collector.policy.generator.set_state(state["acting"].cpu())

@@ -38,7 +38,7 @@ class CollectorPolicy(TensorDictModuleBase):
         device: torch.device | None = None,
     ):
         super().__init__()
-        self._act, self._names, self._generator, self._device = act, list(specs.obs), generator, device
+        self._act, self._names, self.generator, self._device = act, list(specs.obs), generator, device
         self.in_keys = [*self._names, "is_init", *((LATENT, name) for name in LATENTS), PREV_ACTION]
         self.out_keys = ["action", *(("next", LATENT, name) for name in LATENTS), ("next", PREV_ACTION)]
 
@@ -48,7 +48,7 @@ class CollectorPolicy(TensorDictModuleBase):
         state = {name: self._in(latent.get(name)) for name in LATENTS}
         state[PREV_ACTION] = self._in(tensordict.get(PREV_ACTION))
         is_first = self._in(tensordict.get("is_init").squeeze(-1))
-        action, state = self._act(obs, state, is_first, self._generator)
+        action, state = self._act(obs, state, is_first, self.generator)
         size = tensordict.batch_size
         action = self._out(action)
         latent = TensorDict({name: self._out(state[name]) for name in LATENTS}, size)
