@@ -151,6 +151,9 @@ def test_print_config_prints_yaml(capsys):
         ),
         ("fit --config dmc.yaml --env mine", "--env: expected class by its dotted path, got mine"),
         ("fit --config dmc.yaml --replay.storage disk", "--replay.storage: expected one of memory, memmap, got disk"),
+        ("fit --config dmc.yaml --replay.capacity 1e12", "replay.capacity: 1000000000000 steps need"),
+        ("fit --config dmc.yaml --replay.capacity 9", "hold no window of 65 records"),
+        ("fit --config dmc.yaml --batch_size 3 --imag_length 0", "imag_length=0 dreams nothing"),
         ("fit --config dmc.yaml --env_steps null", "--env_steps, --updates and --max_time are all unset"),
         ("fit --config dmc.yaml --fabric.accelerator abacus", "--fabric: You selected an invalid accelerator name"),
         ("fit --config dmc.yaml --init_from nowhere", "--init_from: no file or run folder 'nowhere'"),
@@ -242,6 +245,14 @@ def test_a_finished_run_says_so_and_a_larger_limit_goes_on(capsys, run: Run):
     assert "resumed at update 4" in capsys.readouterr().out
     assert run.metrics[-1]["update"] == 6
     assert yaml.safe_load((run.dir / "config.yaml").read_text())["updates"] == 6
+
+
+def test_resuming_other_shapes_names_tensors(capsys, run: Run):
+    before = (run.dir / "config.yaml").read_text()
+    said = fails(capsys, "fit", "--resume", str(run.dir), "--updates", "9", "--rssm.hidden", "24")
+    assert "world_model.rssm" in said
+    assert "there and (24" in said
+    assert (run.dir / "config.yaml").read_text() == before
 
 
 def test_without_a_checkpoint_it_starts_over(capsys, run: Run, tmp_path: Path):

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 from dreamer_lightning import configfiles
@@ -71,5 +72,7 @@ def flatten(options: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict) and value:
             flags += flatten(value, f"{prefix}{name}.")
         else:
-            flags.append(f"--{prefix}{name}={value if isinstance(value, str) else json.dumps(value, default=str)}")
+            flags.append(
+                f"--{prefix}{name}={value if isinstance(value, str | PurePath) else json.dumps(value, default=str)}"
+            )
     return flags

@@ -32,7 +32,17 @@ from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.evaluation.evaluator import Evaluator
-from dreamer_lightning.types import Specs, UserError
+from dreamer_lightning.types import (
+    IS_FIRST,
+    IS_LAST,
+    IS_TERMINAL,
+    LATENT,
+    OBS,
+    PREV_ACTION,
+    REWARD,
+    Specs,
+    UserError,
+)
 
 
 def build_fabric(options: FabricOptions) -> Fabric:
@@ -93,6 +103,15 @@ def build_collector(
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     envs = make_batched(env, num_envs, first, options.backend, primers(dreamer.initial(1)))
     return make_collector(envs, CollectorPolicy(act, dreamer.specs, generator, fabric.device), options.steps)
+
+
+def example_record(specs: Specs, dreamer: Dreamer) -> dict[str, Any]:
+    """One record of zeros [1], from which the replay knows its size before anything is played."""
+    obs = {name: torch.zeros(1, *space.shape, dtype=getattr(torch, space.dtype)) for name, space in specs.obs.items()}
+    flags = {name: torch.zeros(1, dtype=torch.bool) for name in (IS_FIRST, IS_LAST, IS_TERMINAL)}
+    state = {name: value.cpu() for name, value in dreamer.initial(1).items()}
+    latent = {name: state[name] for name in ("deter", "stoch")}
+    return {OBS: obs, LATENT: latent, PREV_ACTION: state["prev_action"], REWARD: torch.zeros(1), **flags}
 
 
 def play_randomly(fabric: Fabric, env: EnvFactory, specs: Specs, options: EvaluationOptions, seed: int) -> float | None:

@@ -21,10 +21,11 @@ from dreamer_lightning.commands.build import (
     build_evaluator,
     build_fabric,
     build_tracking,
+    example_record,
     play_randomly,
     probe,
 )
-from dreamer_lightning.commands.initialise import load_fitting
+from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
@@ -150,6 +151,8 @@ def fit(
     L.seed_everything(seed, verbose=False)  # networks start alike on all ranks; everything else has its own generator
     specs = probe(env, seed)
     dreamer = build_dreamer(specs, options)
+    if found:
+        check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
     module, optim = devices.setup(dreamer, optimizer([p for p in dreamer.parameters() if p.requires_grad]))
 
@@ -172,6 +175,8 @@ def fit(
         log_every=log_every,
         evaluate_every=evaluation.every,
     )
+    acting = build_collector(devices, dreamer, env, collector, num_envs, seed)
+    records.allocate(example_record(specs, dreamer))
     baseline = play_randomly(devices, env, specs, evaluation, seed)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
@@ -186,7 +191,7 @@ def fit(
         dreamer=dreamer,
         module=module,
         optimizer=optim,
-        collector=build_collector(devices, dreamer, env, collector, num_envs, seed),
+        collector=acting,
         replay=records,
         env_factory=env,
         schedule=schedule,

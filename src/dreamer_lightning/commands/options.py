@@ -108,7 +108,7 @@ class ReplayOptions:
         storage: memory, or memmap (files below the run folder).
     """
 
-    capacity: Count = Count(5_000_000)
+    capacity: Count = Count(1_000_000)
     capacity_gb: float | None = None
     online: bool = True
     storage: Literal["memory", "memmap"] = "memory"
