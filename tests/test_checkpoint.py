@@ -246,7 +246,7 @@ from test_checkpoint import make, run
 from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks import restore
 run_dir, last = Path(sys.argv[1]), -1
-for delay in (0.30, 0.17, 0.41, 0.09, 0.23, 0.36):
+for delay in (0.30, 0.17, 0.41, 0.01, 0.23, 0.36):
     child = os.fork()
     if not child:
         loop = make(run_dir, every_env_steps=16)
@@ -254,15 +254,17 @@ for delay in (0.30, 0.17, 0.41, 0.09, 0.23, 0.36):
         if found:
             restore(loop, found)
         run(loop, 10**9)
+    before, deadline = runfolder.checkpoints(run_dir)[-1:], time.monotonic() + 60
+    while runfolder.checkpoints(run_dir)[-1:] == before and time.monotonic() < deadline:
+        time.sleep(0.005)
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     said = []
     found = runfolder.latest_complete(run_dir, said.append)
     step = runfolder.read_manifest(found)["env_step"] if found else -1
-    assert not said and step >= last, (said, step, last)
+    assert not said and step > last, (said, step, last)
     last = step
-assert last > 16
 """
 
 

@@ -83,7 +83,7 @@ def save_tensors(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         OSError, RuntimeError: disk full or read-only folder (torch reports some of them as RuntimeError).
     """
     with open(path, "wb", buffering=1 << 20) as file:
-        hashed = _Hashed(file)
+        hashed: Any = _Hashed(file)
         torch.save(state, hashed)
         file.flush()
         os.fsync(file.fileno())

@@ -168,9 +168,9 @@ class Checkpoint(Callback):
     def _prune(self, run_dir: Path, new_best: Path | None) -> None:
         """Delete the checkpoints that are no longer kept, and the replay files that none of the kept ones needs."""
         if new_best is not None:
-            for old in (run_dir / CHECKPOINTS).glob(BEST + "*"):
-                if old != new_best:
-                    runfolder.delete_checkpoint(old)
+            for other in (run_dir / CHECKPOINTS).glob(BEST + "*"):
+                if other != new_best:
+                    runfolder.delete_checkpoint(other)
             return
         found = runfolder.checkpoints(run_dir)
         old, kept = found[: -self.keep], found[-self.keep :]

@@ -40,7 +40,7 @@ class Curve(Callback):
         if not loop.fabric.is_global_zero:
             return None
         try:
-            title = self.title or getattr(loop.env_factory, "name", "")
+            title = self.title or str(loop.env_factory.name)
             return learning_curve(Path(loop.run_dir), self.random_score, title)
         except Exception as error:  # a picture is never worth the run
             warn(f"learning curve not drawn ({type(error).__name__}: {error})")

@@ -31,7 +31,7 @@ class Episodes(Callback):
         done = next_["done"].squeeze(-1).cpu()  # [b t]
         begins = wire["is_init"].squeeze(-1).cpu()  # [b t]
         num_envs, steps = reward.shape
-        if self.score is None or len(self.score) != num_envs:
+        if self.score is None or self.length is None or len(self.score) != num_envs:
             self.score = torch.zeros(num_envs, dtype=torch.float64)
             self.length = torch.zeros(num_envs, dtype=torch.int64)
         repeat = getattr(loop.env_factory, "repeat", 1)

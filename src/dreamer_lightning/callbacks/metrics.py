@@ -69,7 +69,8 @@ class RowFile:
     """
 
     def __init__(self, path: Path, rows: int = 0):
-        self.path, self.rows, self.columns = Path(path), 0, []
+        self.path, self.rows = Path(path), 0
+        self.columns: list[str] = []
         self.pending: list[dict[str, Any]] = []
         self._failed = False
         self._keep(rows)

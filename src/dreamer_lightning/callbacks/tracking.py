@@ -80,7 +80,7 @@ class Tracking(Callback):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warn(f"wandb does not start {attempt} ({reason}); {after[attempt]}")
 
-    def _open(self, run_dir: Path, mode: str) -> None:
+    def _open(self, run_dir: Path, mode: Any) -> None:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
@@ -119,8 +119,9 @@ class Tracking(Callback):
             return
         import wandb
 
-        kind = wandb.Video if path.suffix in (".mp4", ".gif") else wandb.Image
-        media = kind(str(path), format=path.suffix[1:]) if kind is wandb.Video else kind(str(path))
+        kind: Any = wandb.Video if path.suffix in (".mp4", ".gif") else wandb.Image
+        options: dict[str, Any] = {"format": path.suffix[1:]} if kind is wandb.Video else {}
+        media = kind(str(path), **options)
         clocks = {axis: int(getattr(loop.clocks, axis)) for axis in AXES}
         self._guard(self.logger.log_metrics, {name: media, **clocks})
 
