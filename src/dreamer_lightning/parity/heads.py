@@ -18,7 +18,7 @@ from dreamer_lightning.nets.outputs import MSE, Binary, Categorical, Huber, Norm
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.parity import build
-from dreamer_lightning.parity.record import LAYER, TWOHOT_PRED, Job, Vectors
+from dreamer_lightning.parity.record import HUGE, LAYER, SIGMAS, TWOHOT_PRED, Job, Vectors
 from dreamer_lightning.types import Space, Specs
 
 
@@ -145,10 +145,10 @@ def _at_init(v: Vectors, group: str, layers: interop.Layers) -> None:
     widths = v.json(f"{group}/init_std")
     error = 1.0 if widths.keys() ^ kernels.keys() else 0.0
     for name, kernel in kernels.items():
-        if width := widths.get(name):
-            limit = 5 / math.sqrt(2 * kernel.numel())  # five standard deviations of such an estimate
-            wanted = layers[name.removesuffix("/kernel")].outscale / math.sqrt(kernel.shape[0])
-            error = max(error, abs(width / wanted - 1) / limit, abs(kernel.std().item() / wanted - 1) / limit)
+        wanted = layers[name.removesuffix("/kernel")].outscale / math.sqrt(kernel.shape[0])
+        limit = wanted * SIGMAS / math.sqrt(2 * kernel.numel())
+        for width in (widths.get(name, 0.0), kernel.std().item()):
+            error = max(error, abs(width - wanted) / limit if limit else HUGE * (width > 0))
     v.judge(f"{group}/init_std", error, 1.0)
 
 

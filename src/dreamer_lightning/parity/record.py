@@ -29,6 +29,7 @@ GRADIENT = 1e-4  # relative L2 error of one tensor
 AGENT_GRADIENT = 1e-3
 TWOHOT_PRED = 1e-6  # of sum(|p * bins|)
 UPDATE = 2e-4  # optimiser updates, relative; parameters in units of the learning rate
+SIGMAS = 5  # statistics of random draws: off by more once in a million
 LEARNED = 0.05  # trained parameters, in units of the learning rate
 
 

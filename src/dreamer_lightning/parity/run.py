@@ -97,12 +97,12 @@ def run(folder: Path, dtype: torch.dtype = torch.float32, files: Iterable[str] =
         except NotRunnable as problem:
             report.problems.append(str(problem))
             continue
-        report.problems += _run_file(vectors)
+        report.problems += run_file(vectors)
         report.checks += vectors.checks
     return report
 
 
-def _run_file(vectors: Vectors) -> list[str]:
+def run_file(vectors: Vectors) -> list[str]:
     """Run one file's checks; returns what could not be run."""
     problems = []
     try:
