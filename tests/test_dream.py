@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,16 @@ def test_mistakes_get_one_line(run, args, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_config_that_no_longer_fits_names_the_tensors(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    text = config.read_text()
+    assert "deter: 64" in text
+    config.write_text(text.replace("deter: 64", "deter: 128"))
+    assert main(["evaluate", "--run", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "linears.0.weight" in error
+    assert "(16, 192) saved" in error
+    assert "(16, 256) by its config" in error

@@ -76,13 +76,15 @@ def call(name: str, args: list[str]) -> Any:
     return function(**options)
 
 
-def rebuild(run: str) -> tuple[Any, Any]:
-    """The untrained agent of a run folder's config, and its environment factory."""
+def rebuild(run: str, weights: dict[str, Any]) -> tuple[Any, Any]:
+    """The agent of a run folder's config with these weights, and its environment factory."""
     from dreamer_lightning.commands.build import probe
-    from dreamer_lightning.commands.networks import build_dreamer
+    from dreamer_lightning.commands.networks import build_dreamer, load_weights
 
     options = parse("fit", ["--resume", run])[1]
-    return build_dreamer(probe(options["env"], options["seed"]), options), options["env"]
+    dreamer = build_dreamer(probe(options["env"], options["seed"]), options)
+    load_weights(dreamer, weights, run)
+    return dreamer, options["env"]
 
 
 def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:

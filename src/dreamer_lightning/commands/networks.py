@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.types import Specs
+from dreamer_lightning.types import Specs, UserError
 from dreamer_lightning.world_model import WorldModel
 
 
@@ -28,3 +30,20 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
     names = ("policy", "value", "imag_length", "imag_last", "actor_gradient", "value_aware")
     actor_critic = ActorCritic(specs, model.feat_dim, **{name: options[name] for name in names}, **losses.returns)
     return Dreamer(model, actor_critic, losses.scales)
+
+
+def load_weights(dreamer: Dreamer, weights: dict[str, Tensor], run: str) -> None:
+    """Put trained weights into the agent, all of them.
+
+    Raises:
+        UserError: tensors of other names or shapes; names some.
+    """
+    own = {name: tuple(value.shape) for name, value in dreamer.state_dict().items()}
+    there = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in own.keys() | there.keys() if own.get(name) != there.get(name))
+    if wrong:
+        some = "; ".join(
+            f"{n}: {there.get(n, 'absent')} saved, {own.get(n, 'absent')} by its config" for n in wrong[:2]
+        )
+        raise UserError(f"--run: the checkpoint in '{run}' does not fit its config.yaml ({some})")
+    dreamer.load_state_dict(weights)

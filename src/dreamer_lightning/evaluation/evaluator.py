@@ -16,6 +16,7 @@ from dreamer_lightning.evaluation.gap import (
     RETURN_STEPS,
     GapAlarm,
     choose_starts,
+    going_on,
     remaining,
     return_metrics,
     stack_actions,
@@ -131,19 +132,18 @@ def compare(dreamer, episodes: list[Episode], count: int, generator: torch.Gener
     """
     starts = choose_starts(episodes, count)
     device, discount = device_of(dreamer), 1 - 1 / dreamer.world_model.horizon
-    contdisc = dreamer.world_model.contdisc
     state = stack_states(starts, device)
     reach = min(max(ERROR_STEPS), int(remaining(starts).max()))
     actions = stack_actions(starts, reach, device)
     same = dreamer.imagine(state, reach, actions=actions, generator=generator, decode=False)
     free = dreamer.imagine(state, max(RETURN_STEPS), generator=generator, decode=False)
-    same_dreams, free_dreams = (to_dreams(imagined, discount, contdisc) for imagined in (same, free))
+    same_dreams, free_dreams = (to_dreams(dreamer.world_model, imagined) for imagined in (same, free))
     metrics = return_metrics(starts, free_dreams, same_dreams, discount)
     final = _final_values(dreamer, episodes, generator)
     final = np.array([final[id(start.episode)] for start in starts])
     metrics["gap/value"] = value_gap(starts, free_dreams.value[:, 0], final, discount)
     decoded = {k: dreamer.reconstruct(same.latent.map(lambda x, k=k: x[:, k])) for k in ERROR_STEPS if k <= reach}
-    cont = same_dreams.survive / discount
+    cont = going_on(dreamer.world_model, same.cont).double().cpu().numpy()
     return {**metrics, **error_metrics(dreamer.specs, starts, decoded, same_dreams.reward, cont)}
 
 

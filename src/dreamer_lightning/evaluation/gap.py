@@ -100,12 +100,17 @@ class Dreams:
     value: np.ndarray
 
 
-def to_dreams(imagined, discount: float, cont_discounted: bool) -> Dreams:
-    """Args: imagined from ``Dreamer.imagine``; cont_discounted: the continue head already contains the discount."""
-    cont = imagined.cont.double().cpu().numpy()
+def going_on(world_model, cont: Tensor) -> Tensor:
+    """Probability that the episode goes on, from what the continue head says (which may contain the discount)."""
+    return (cont / (1 - 1 / world_model.horizon)).clamp(max=1) if world_model.contdisc else cont
+
+
+def to_dreams(world_model, imagined) -> Dreams:
+    """What ``Dreamer.imagine`` gave, as numpy; ``survive`` contains the discount once, wherever it comes from."""
+    discount = 1.0 if world_model.contdisc else 1 - 1 / world_model.horizon
     return Dreams(
         reward=imagined.reward.double().cpu().numpy(),
-        survive=cont if cont_discounted else cont * discount,
+        survive=imagined.cont.double().cpu().numpy() * discount,
         value=imagined.value.double().cpu().numpy(),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning.evaluation.gap import ERROR_STEPS, Start, remaining
+from dreamer_lightning.evaluation.gap import ERROR_STEPS, Start, going_on, remaining
 from dreamer_lightning.evaluation.rollout import Episode, device_of
 from dreamer_lightning.types import Space, Specs
 
@@ -108,8 +108,7 @@ def open_loop(
     dream = {key: _join(past.obs[key], value) for key, value in future.obs.items()}
     for name in ("reward", "cont", "value"):
         dream[name] = _join(getattr(past, name), getattr(future, name))
-    if dreamer.world_model.contdisc:
-        dream["cont"] = dream["cont"] / (1 - 1 / dreamer.world_model.horizon)
+    dream["cont"] = going_on(dreamer.world_model, torch.from_numpy(dream["cont"])).numpy()
     return OpenLoop(start, context, _truth(dreamer.specs, episode, start, context + length, list(future.obs)), dream)
 
 
