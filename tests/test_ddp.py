@@ -1,0 +1,54 @@
+"""Two processes on a CPU: one agent."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def run(*args: str, cwd: Path, timeout: int = 240) -> str:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "WANDB_MODE": "disabled"}
+    env = {k: v for k, v in env.items() if k not in ("MASTER_PORT", "MASTER_ADDR", "LOCAL_RANK")}
+    done = subprocess.run([sys.executable, *args], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, gradient):
+    run(str(HERE / "ddp_gradients.py"), str(tmp_path), gradient, cwd=tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    whole = torch.load(tmp_path / "whole.pt")
+    assert torch.equal(ranks[0]["range"], ranks[1]["range"])
+    torch.testing.assert_close(ranks[0]["range"], whole["range"])
+    assert whole["grads"].keys() == ranks[0]["grads"].keys()
+    for name, want in whole["grads"].items():
+        assert torch.equal(ranks[0]["grads"][name], ranks[1]["grads"][name]), name
+        assert (ranks[0]["grads"][name] - want).norm() <= 2e-4 * want.norm(), name  # float32, summed in another order
+
+
+def test_fit_on_two_processes_writes_one_run_and_resumes_on_one(tmp_path):
+    options = ["--config", "dmc.yaml", "--config", "debug.yaml", "--env.task", "cartpole_balance"]
+    options += [
+        "--fabric.accelerator",
+        "cpu",
+        "--fabric.devices",
+        "2",
+        "--env_steps",
+        "1200",
+        "--evaluation.every",
+        "0",
+    ]
+    out = run("-m", "dreamer_lightning", "fit", *options, "--run_dir", "run", cwd=tmp_path)
+    assert out.count("forecast: ") <= 2  # rank 0 alone speaks
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    steps = [int(float(row.split(",")[rows[0].split(",").index("env_step")])) for row in rows[1:]]
+    assert steps == sorted(steps)
+    more = ["--resume", "run", "--fabric.devices", "1", "--env_steps", "1400"]
+    out = run("-m", "dreamer_lightning", "fit", *more, cwd=tmp_path)
+    assert "resumed at update" in out
