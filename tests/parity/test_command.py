@@ -1,4 +1,4 @@
-"""``python -m dreamer_lightning parity``: passes on the reference's arrays, finds every altered one, says what it cannot run."""
+"""``python -m dreamer_lightning parity``: holds on the reference's arrays, finds every altered one, exits as it says."""
 
 from __future__ import annotations
 

@@ -141,6 +141,7 @@ def _specs(v: Vectors, group: str, depth: int) -> Specs:
             size = outputs(name)
             act[parts[2]] = Space((), "int32", size) if parts[3] == "logits" else Space((size,))
     if "dec/imgout/kernel" in names:
-        side = math.isqrt(outputs("dec/sp2/kernel") // (4 * depth)) * 16
+        sizes = sorted(outputs(f"dec/{name}") for name in ("sp0/bias", "sp2/bias", "sp2/kernel"))
+        side = math.isqrt(sizes[1] // (4 * depth)) * 16  # two of the three agree even where one was altered
         obs["image"] = Space((side, side, outputs("dec/imgout/kernel")), "uint8")
     return Specs(obs, act)
