@@ -72,7 +72,9 @@ def _error(space: Space, predicted: np.ndarray, real: np.ndarray) -> float:
     if space.discrete:
         return float((predicted.reshape(real.shape) != real).mean())
     scale = 255.0 if space.image else 1.0
-    return float(np.abs(predicted.reshape(real.shape) - real.astype(np.float64) / scale).mean())
+    known = np.isfinite(real)  # -inf says: missing
+    difference = np.abs(predicted.reshape(real.shape) - np.where(known, real, 0.0) / scale)
+    return float(difference[known].mean()) if known.any() else 0.0
 
 
 @torch.no_grad()
