@@ -61,9 +61,9 @@ class Agent:
             raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
         state = runfolder.load_tensors(found / runfolder.MODEL)["loop"]
         dreamer, env_factory = rebuild(str(folder), state["dreamer"])
-        device = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
+        target = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
         try:
-            dreamer.to(device)
+            dreamer.to(target)
         except (RuntimeError, AssertionError) as error:  # what torch says of devices that it does not have
             raise UserError(f"--device: '{device}' cannot be used: {str(error).splitlines()[0]}") from error
         return cls(dreamer, seed, env_factory, state["clocks"])

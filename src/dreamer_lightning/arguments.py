@@ -34,7 +34,9 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
     Returns:
         The arguments with absolute config paths, and the folders that classes are imported from.
     """
-    rest, configs, resume = [], [], None
+    rest: list[str] = []
+    configs: list[str] = []
+    resume: str | None = None
     words = iter(args)
     for word in words:
         option, equals, value = word.partition("=")
@@ -44,7 +46,7 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
                 raise UserError(f"{option}: needs a {'file' if option == '--config' else 'run folder'} after it")
             configs, resume = ([*configs, value], resume) if option == "--config" else (configs, value)
         elif option.startswith("--trainer."):
-            raise UserError(f"{option}: Fabric runs the loop, there is no Trainer; docs/from-trainer.md maps its flags")
+            raise UserError(f"{option}: {configfiles.from_trainer(option.split('.')[1])} (docs/from-trainer.md)")
         else:
             rest.append(word)
     paths = [configfiles.find(config) for config in configs]

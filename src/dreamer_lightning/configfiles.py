@@ -10,6 +10,8 @@ from dreamer_lightning.errors import UserError
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
+TRAINER_TABLES = (PACKAGED.with_name("docs") / "from-trainer.md", CLONE.with_name("docs") / "from-trainer.md")
+TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
 
 
 def shipped() -> list[str]:
@@ -76,3 +78,29 @@ def class_folders_of(folder: str) -> list[str]:
     import yaml
 
     return list(yaml.safe_load((Path(folder).expanduser() / "config.yaml").read_text()).get("import_from") or [])
+
+
+def from_trainer(flag: str) -> str:
+    """What became of a flag of Lightning's Trainer: its line in the table of docs/from-trainer.md."""
+    for root in (PACKAGED, CLONE):
+        path = root.parent / "docs" / TRAINER
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if len(cells) == 3 and f"`{flag}`" in cells[0]:
+                here, why = (cell.replace("`", "") for cell in cells[1:])
+                return ("absent here" if here == "absent" else f"here {here}") + (f"; {why}" if why else "")
+    return "Fabric runs the loop, there is no Trainer"
+
+
+def trainer_line(flag: str) -> str:
+    """What docs/from-trainer.md says of a flag of Lightning's Trainer.
+
+    Args:
+        flag: its name, such as ``max_steps``.
+    """
+    page = next(path for path in TRAINER_TABLES if path.is_file())
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if f"`{flag}`" in (cells[1] if len(cells) > 3 else ""):
+            return ": ".join(cell.replace("`", "") for cell in cells[2:4] if cell)
+    return "not a flag of Trainer's that docs/from-trainer.md knows"

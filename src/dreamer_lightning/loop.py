@@ -65,13 +65,15 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.specs = self.dreamer.specs
-        self.clocks, self.last = Clocks(), {}
+        self.clocks = Clocks()
+        self.last: dict[str, Any] = {}
         self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
         self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
         self.credit = 0.0  # updates owed to the steps played so far
         self.learning, self.resumed = False, False
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
-        self.carry, self.pending = None, {}
+        self.carry: dict[str, Tensor] | None = None
+        self.pending: dict[str, Any] = {}
         self.stop_reason: str | None = None
 
     # The algorithm.
@@ -154,7 +156,7 @@ class Loop:
         self.call("on_validation_start")
         metrics, episodes = {}, []
         with self.timed("evaluate"):
-            if self.fabric.is_global_zero:
+            if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
                 with self.fabric.autocast():
                     metrics, episodes = self.evaluate(self.dreamer)
@@ -207,7 +209,7 @@ class Loop:
         """One answer for all ranks, so that none waits for another in a collective."""
         if self.fabric.world_size == 1:
             return mine
-        votes = self.fabric.all_gather(torch.tensor(mine, device=self.fabric.device))
+        votes: Any = self.fabric.all_gather(torch.tensor(mine, device=self.fabric.device))
         return among(votes.flatten().bool().tolist())
 
     def tick(self) -> None:

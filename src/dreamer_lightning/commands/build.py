@@ -30,7 +30,7 @@ from dreamer_lightning.commands.options import (
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
-from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.envs.batched import Primers, make_batched
 from dreamer_lightning.evaluation.evaluator import Evaluator
 from dreamer_lightning.types import (
     IS_FIRST,
@@ -101,7 +101,8 @@ def build_collector(
 
     first = seed * 1009 + fabric.global_rank * 31
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
-    envs = make_batched(env, num_envs, first, options.backend, primers(dreamer.initial(1)))
+    carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
+    envs = make_batched(env, num_envs, first, options.backend, carried)
     return make_collector(envs, CollectorPolicy(act, dreamer.specs, generator, fabric.device), options.steps)
 
 

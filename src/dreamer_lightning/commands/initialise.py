@@ -7,6 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dreamer_lightning import runfolder
+from dreamer_lightning.commands.networks import misfits
+from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.types import UserError
 
 
@@ -64,21 +66,15 @@ def load_fitting(dreamer: nn.Module, source: str) -> str:
     return text + (f", skipped {', '.join(skipped[:5])}{' ...' if len(skipped) > 5 else ''}" if skipped else "")
 
 
-def check_shapes(dreamer: nn.Module, checkpoint: Path) -> None:
+def check_shapes(dreamer: Dreamer, checkpoint: Path) -> None:
     """Refuse to resume networks of other shapes than these.
 
     Raises:
-        UserError: names the tensors and both shapes.
+        UserError: names tensors and both shapes.
     """
-    weights, own = read_weights(str(checkpoint)), dreamer.state_dict()
-    there = {name: tuple(value.shape) for name, value in weights.items()}
-    here = {name: tuple(value.shape) for name, value in own.items()}
-    wrong = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
+    wrong = misfits(dreamer, read_weights(str(checkpoint)))
     if wrong:
-        examples = [
-            f"{n} is {there.get(n, 'absent')} there and {here.get(n, 'absent')} here" for n in sorted(wrong)[:3]
-        ]
         raise UserError(
-            f"--resume: {len(wrong)} tensors of {checkpoint.name} have other shapes ({'; '.join(examples)}); drop the "
-            "options that change the networks, or start a new run with --init_from"
+            f"--resume: {checkpoint.name} has other shapes ({wrong}); drop the options that change the networks, or "
+            "start a new run with --init_from"
         )

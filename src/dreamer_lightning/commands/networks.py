@@ -32,18 +32,22 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
     return Dreamer(model, actor_critic, losses.scales)
 
 
+def misfits(dreamer: Dreamer, weights: dict[str, Tensor]) -> str:
+    """Tensors of other names or shapes than the agent's, some of them by name; empty if all fit."""
+    own = {name: tuple(value.shape) for name, value in dreamer.state_dict().items()}
+    there = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in own.keys() | there.keys() if own.get(name) != there.get(name))
+    some = [f"{n}: {there.get(n, 'absent')} saved, {own.get(n, 'absent')} by its config" for n in wrong[:2]]
+    return "; ".join(some) + (f"; and {len(wrong) - 2} more" if len(wrong) > 2 else "")
+
+
 def load_weights(dreamer: Dreamer, weights: dict[str, Tensor], run: str) -> None:
     """Put trained weights into the agent, all of them.
 
     Raises:
         UserError: tensors of other names or shapes; names some.
     """
-    own = {name: tuple(value.shape) for name, value in dreamer.state_dict().items()}
-    there = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in own.keys() | there.keys() if own.get(name) != there.get(name))
+    wrong = misfits(dreamer, weights)
     if wrong:
-        some = "; ".join(
-            f"{n}: {there.get(n, 'absent')} saved, {own.get(n, 'absent')} by its config" for n in wrong[:2]
-        )
-        raise UserError(f"--run: the checkpoint in '{run}' does not fit its config.yaml ({some})")
+        raise UserError(f"--run: the checkpoint in '{run}' does not fit its config.yaml ({wrong})")
     dreamer.load_state_dict(weights)

@@ -189,7 +189,7 @@ class FabricOptions:
     precision: str | int = "auto"
     loggers: list[Logger] | None = None
     callbacks: list[Callback] | None = None
-    plugins: list[Precision | ClusterEnvironment | CheckpointIO | str] | None = None
+    plugins: list[Precision | ClusterEnvironment | CheckpointIO] | None = None
 
 
 @dataclass

@@ -38,5 +38,6 @@ class Run:
 
     def series(self, name: str, x: str = "env_step") -> tuple[list[float], list[float]]:
         """One metric over time: its clock's values and its own, where it was logged."""
-        rows = [(row[x], row[name]) for row in self.metrics if isinstance(row.get(name), float)]
-        return [float(row[0]) for row in rows], [float(row[1]) for row in rows]
+        pairs = [(row.get(x), row.get(name)) for row in self.metrics]
+        found = [(clock, value) for clock, value in pairs if isinstance(clock, float) and isinstance(value, float)]
+        return [clock for clock, _ in found], [value for _, value in found]

@@ -45,10 +45,11 @@ def metric_table(metrics: dict[str, float]) -> Table:
 
 def render(*parts: Table | str) -> str:
     """Tables and lines as one text without colour."""
-    console = Console(file=io.StringIO(), width=110, color_system=None)
+    out = io.StringIO()
+    console = Console(file=out, width=110, color_system=None)
     for part in parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True, highlight=False, markup=False)
         elif part.rows:
             console.print(part)
-    return re.sub(r"[ ]+\n", "\n", console.file.getvalue()).rstrip("\n")
+    return re.sub(r"[ ]+\n", "\n", out.getvalue()).rstrip("\n")

@@ -139,8 +139,8 @@ def compare(dreamer, episodes: list[Episode], count: int, generator: torch.Gener
     free = dreamer.imagine(state, max(RETURN_STEPS), generator=generator, decode=False)
     same_dreams, free_dreams = (to_dreams(dreamer.world_model, imagined) for imagined in (same, free))
     metrics = return_metrics(starts, free_dreams, same_dreams, discount)
-    final = _final_values(dreamer, episodes, generator)
-    final = np.array([final[id(start.episode)] for start in starts])
+    by_episode = _final_values(dreamer, episodes, generator)
+    final = np.array([by_episode[id(start.episode)] for start in starts])
     metrics["gap/value"] = value_gap(starts, free_dreams.value[:, 0], final, discount)
     decoded = {k: dreamer.reconstruct(same.latent.map(lambda x, k=k: x[:, k])) for k in ERROR_STEPS if k <= reach}
     cont = going_on(dreamer.world_model, same.cont).double().cpu().numpy()

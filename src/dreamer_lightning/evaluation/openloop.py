@@ -61,8 +61,8 @@ def error_metrics(
         over = np.array([starts[i].episode.terminated and left[i] == k for i in rows])
         metrics[f"openloop/reward_error@{k}"] = float(np.abs(reward[rows, k] - paid).mean())
         metrics[f"openloop/cont_error@{k}"] = float(np.abs(cont[rows, k] - (1.0 - over)).mean())
-        rows = [i for i in rows if starts[i].time + k < starts[i].episode.kept]
-        for key, value in decoded.get(k, {}).items() if rows else ():
+        rows = np.array([i for i in rows if starts[i].time + k < starts[i].episode.kept], dtype=int)
+        for key, value in decoded.get(k, {}).items() if len(rows) else ():
             real = np.stack([starts[i].episode.obs[key][starts[i].time + k] for i in rows])
             metrics[f"openloop/{key}_error@{k}"] = _error(specs.obs[key], value[rows].float().cpu().numpy(), real)
     return metrics

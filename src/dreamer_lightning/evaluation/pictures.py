@@ -59,7 +59,7 @@ def write_video(path: Path, frames: np.ndarray | list[np.ndarray], fps: int = 20
     path.parent.mkdir(parents=True, exist_ok=True)
     with imageio.get_writer(path, fps=fps, macro_block_size=1, codec="libx264", pixelformat="yuv420p") as writer:
         for frame in frames:
-            writer.append_data(frame)
+            writer.append_data(frame)  # type: ignore[attr-defined]
     return path
 
 
