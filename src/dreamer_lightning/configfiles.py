@@ -10,7 +10,6 @@ from dreamer_lightning.errors import UserError
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
-TRAINER_TABLES = (PACKAGED.with_name("docs") / "from-trainer.md", CLONE.with_name("docs") / "from-trainer.md")
 TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
 
 
@@ -90,17 +89,3 @@ def from_trainer(flag: str) -> str:
                 here, why = (cell.replace("`", "") for cell in cells[1:])
                 return ("absent here" if here == "absent" else f"here {here}") + (f"; {why}" if why else "")
     return "Fabric runs the loop, there is no Trainer"
-
-
-def trainer_line(flag: str) -> str:
-    """What docs/from-trainer.md says of a flag of Lightning's Trainer.
-
-    Args:
-        flag: its name, such as ``max_steps``.
-    """
-    page = next(path for path in TRAINER_TABLES if path.is_file())
-    for line in page.read_text().splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if f"`{flag}`" in (cells[1] if len(cells) > 3 else ""):
-            return ": ".join(cell.replace("`", "") for cell in cells[2:4] if cell)
-    return "not a flag of Trainer's that docs/from-trainer.md knows"
