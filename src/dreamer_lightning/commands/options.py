@@ -9,7 +9,6 @@ from typing import Any, Literal
 from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
-
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
