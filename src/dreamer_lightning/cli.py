@@ -89,9 +89,10 @@ def rebuild(run: str, weights: dict[str, Any]) -> tuple[Any, Any]:
 
 def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     """A command's function, and what to call it with."""
-    function = command(name)
-    args, folders = with_configs(name, with_values(function, args))
+    args, folders = with_configs(name, args)  # before the imports, which take seconds
     configfiles.join_import_path(folders)
+    function = command(name)
+    args = with_values(function, args)
     parser = make_parser(function, positional=name == "parity")
     from jsonargparse import ArgumentError
 
