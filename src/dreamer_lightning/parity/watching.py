@@ -16,6 +16,8 @@ from dreamer_lightning.nets.actions import OneHot
 from dreamer_lightning.parity.record import NotRunnable, Vectors
 from dreamer_lightning.types import Losses
 
+CANCELLED = 0.1  # of the size of what a mean is taken of: where these cancel, the mean keeps their rounding
+
 
 @dataclass
 class Seen:
@@ -97,12 +99,12 @@ def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, tuple[Tensor, Ten
 
 
 def compare_metrics(v: Vectors, key: str, found: dict[str, tuple[Tensor, Tensor]], limit: float) -> None:
-    """Scalars recorded below ``key``, each in units of its own size and that of the numbers that it is a mean of."""
+    """Scalars recorded below ``key``, in units of their own size and a share of that of what they are means of."""
     for name in v.names(key):
         if name not in found:
             raise NotRunnable(f"{key}/{name} is a metric that no check knows")
         value, scale = found[name]
-        v.close(f"{key}/{name}", value, limit, float(scale))
+        v.close(f"{key}/{name}", value, limit, abs(v.number(f"{key}/{name}")) + CANCELLED * float(scale))
 
 
 def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
@@ -116,4 +118,4 @@ def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> Non
             scale = max(want["lo/value"], want["hi/value"])
         elif variable == "mean/value":
             scale = want["sqrs/value"] ** 0.5
-        v.close(f"{key}/{name}", state[name], limit, scale)
+        v.close(f"{key}/{name}", state[name], limit, want[variable] + CANCELLED * scale)
