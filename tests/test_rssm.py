@@ -97,3 +97,25 @@ def test_sample_frequencies_follow_the_mixed_probabilities():
 def test_blocks_must_divide_deter():
     with pytest.raises(UserError, match="rssm.deter=60"):
         BlockRSSM(6, 24, deter=60)
+
+
+def retrace_and_backward(scan: bool) -> dict[str, torch.Tensor]:
+    rssm, n, h = make(), 5, 6
+    rssm.scannable = scan
+    generator = torch.Generator().manual_seed(4)
+    action = torch.randn(n, h + 1, 6, generator=generator).requires_grad_()
+    start = Latent(torch.randn(n, 64, generator=generator), torch.zeros(n, 32))
+    with torch.no_grad():
+        dream, _ = rssm.imagine(start, lambda feat, step: action[:, step], rssm.noise(n, h, generator=generator))
+    again = rssm.retrace(dream, action)
+    sum((x * torch.randn(x.shape, generator=generator)).sum() for x in again).backward()
+    assert all(p.grad is None for p in rssm.parameters())
+    return {"dream": dream.feat, "deter": again.deter.detach(), "stoch": again.stoch.detach(), "action": action.grad}
+
+
+def test_retracing_a_dream_equals_stepping_in_values_and_gradients():
+    fast, slow = retrace_and_backward(True), retrace_and_backward(False)
+    for name, want in slow.items():
+        assert (fast[name] - want).norm() <= 2e-6 * want.norm(), name
+    assert torch.equal(fast["dream"][..., :64], fast["deter"])
+    assert (fast["action"][:, -1] == 0).all()  # the last action leads nowhere

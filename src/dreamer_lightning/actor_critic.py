@@ -31,6 +31,8 @@ class Dynamics(Protocol):
         self, latent: Latent, policy: Callable[[Tensor, int], Tensor], noise: Tensor
     ) -> tuple[Latent, Tensor]: ...
 
+    def retrace(self, latent: Latent, action: Tensor) -> Latent: ...
+
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
@@ -174,16 +176,18 @@ class ActorCritic(L.LightningModule):
         return b * min(self.imag_last or t, t)
 
     def imagine(self, start: Latent, dynamics: Dynamics, stoch_noise: Tensor, action_noise: Tensor) -> Dream:
-        """Dream from start states [n, .]; only for gradients through the dynamics does autograd watch."""
-        through = self.actor_gradient != "reinforce"
-
-        def act(feat: Tensor, step: int) -> Tensor:
-            return self.policy(feat.detach()).sample(action_noise[:, step])
-
-        with torch.set_grad_enabled(through and torch.is_grad_enabled()):
-            call = frozen if through else getattr
-            latent, action = call(dynamics, "imagine")(start, act, stoch_noise)
-            return Dream(latent.feat, action, *call(dynamics, "predict")(latent.feat))
+        """Dream from start states [n, .]. Where the actor learns through the dynamics, the finished dream is then
+        retraced as a function of its actions: autograd need not watch every step of it."""
+        policy = self.policy
+        with torch.no_grad():
+            latent, action = dynamics.imagine(
+                start, lambda feat, step: policy(feat).sample(action_noise[:, step]), stoch_noise
+            )
+            if self.actor_gradient == "reinforce":
+                return Dream(latent.feat, action, *dynamics.predict(latent.feat))
+        action = policy(latent.feat).sample(action_noise)
+        feat = dynamics.retrace(latent, action).feat
+        return Dream(feat, action, *frozen(dynamics, "predict")(feat))
 
     def dream_losses(
         self, dream: Dream, update: bool = True, start: Float[Tensor, "n f"] | None = None

@@ -113,6 +113,10 @@ class WorldModel(L.LightningModule):
         """Dream from latents [n, .] under a policy; see ``BlockRSSM.imagine``."""
         return self.rssm.imagine(latent, policy, noise)
 
+    def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+        """A finished dream as a function of its actions; see ``BlockRSSM.retrace``."""
+        return self.rssm.retrace(latent, action)
+
     def predict(self, feat: Float[Tensor, "*b f"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         """Expected reward on arriving at each state, and probability that the episode goes on past it."""
         return self.reward(feat).pred(), self.cont(feat).pred()

@@ -3,7 +3,7 @@
 Stepping through 64 records under autograd costs more in bookkeeping than in arithmetic. The loop forward keeps only
 pre-activations; the loop backward does only what depends on the step after it; everything else, the derivatives of
 activations before that loop and the gradients of weights after it, is done once for all steps in wide products.
-`BlockRSSM.observe_step` is the readable twin; the tests hold the two together.
+`BlockRSSM.observe_step` and `imagine_step` are the readable twins; the tests hold them together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamer_lightning.ops import onehot
-
-aten = torch.ops.aten
 
 
 class Weights(NamedTuple):
@@ -99,57 +97,35 @@ class ObserveScan(torch.autograd.Function):
         w, shape = Weights(*weights), ctx.shape
         steps, b, d = hm.shape
         g, u = shape.blocks, pre_in.shape[-1]
-        of_in = Norm(pre_in, w.in_norm, shape.eps)
-        of_hid = Norm(pre_hid, w.hidden_norm, shape.eps)
+        core = CoreBackward(w, shape, hm, pre_in, pre_hid, gates)
         of_post = Norm(pre_post, w.post_norm, shape.eps)
-        to_gates, to_old = gate_slopes(gates, hm)
-        probs = torch.softmax(logits.view(steps, b, shape.stoch, shape.classes).float(), -1)
-        own, shared = split_kernel(w.hidden, d // g)
-        own, shared, gate_kernel = own.transpose(1, 2), shared.t(), w.gates.transpose(1, 2)
-        new = hm.new_empty
-        d_gates, d_out, d_y = torch.empty_like(gates), torch.empty_like(pre_post), torch.empty_like(hm)
-        d_logits, d_post, d_hid, d_x = (
-            grad_logits.clone(),
-            torch.empty_like(pre_post),
-            torch.empty_like(hm),
-            torch.empty_like(x),
-        )
-        d_in = torch.empty_like(pre_in)
+        probs = onehot.softmax(logits.view(steps, b, shape.stoch, shape.classes))
+        d_logits, d_out, d_post = grad_logits.clone(), torch.empty_like(pre_post), torch.empty_like(pre_post)
         d_deter, d_stoch = torch.zeros_like(hm[0]), torch.zeros_like(zm[0])
-        dz = new(b, shape.stoch, shape.classes)
         for t in range(steps - 1, -1, -1):
-            torch.add(grad_stoch[t], d_stoch, out=dz.view(b, -1))
-            dz_logits = aten._softmax_backward_data(dz, probs[t], -1, dz.dtype).view(b, -1)
-            d_logits[t].add_(dz_logits, alpha=1 - shape.unimix)
+            d_logits[t] += straight_through(grad_stoch[t] + d_stoch, probs[t], shape.unimix)
             torch.mm(d_logits[t], w.logits, out=d_out[t])
             of_post.backward(t, d_out[t], d_post[t])
-            dh = torch.addmm(grad_deter[t], d_post[t], w.post).add_(d_deter)
-            dh_blocks = dh.view(b, g, -1).transpose(0, 1)
-            torch.mul(dh_blocks.unsqueeze(2), to_gates[t], out=d_gates[t].view(g, b, 3, -1))
-            d_y[t].view(b, g, -1).transpose(0, 1).copy_(torch.bmm(d_gates[t], gate_kernel))
-            of_hid.backward(t, d_y[t], d_hid[t])
-            torch.mm(d_hid[t], shared, out=d_x[t])
-            of_in.backward(t, d_x[t, :, : 2 * u].reshape(b, 2, u), d_in[t])
-            d_old = torch.baddbmm(dh_blocks * to_old[t], d_hid[t].view(b, g, -1).transpose(0, 1), own)
-            d_deter = torch.addmm(d_old.transpose(0, 1).reshape(b, d), d_in[t, :, 0], w.deter_in).mul_(keep[t])
-            d_stoch = torch.mm(d_in[t, :, 1], w.stoch_in).mul_(keep[t])
+            d_deter, d_stoch = core.step(t, torch.addmm(grad_deter[t], d_post[t], w.post).add_(d_deter))
+            d_deter.mul_(keep[t])
+            d_stoch.mul_(keep[t])
 
         flat = lambda tensor: tensor.flatten(0, 1)  # noqa: E731
-        y_blocks = silu_norm_blocks(of_hid, g)
-        d_gates = d_gates.transpose(0, 1).reshape(g, steps * b, -1)
-        d_hid_flat = flat(d_hid)
-        hm_blocks = flat(hm).view(-1, g, d // g).transpose(0, 1)
-        d_own = torch.bmm(hm_blocks.transpose(1, 2), d_hid_flat.view(-1, g, d // g).transpose(0, 1))
-        d_shared = (flat(x).t() @ d_hid_flat).view(-1, g, d // g).transpose(0, 1)
+        y_blocks = flat(core.of_hid.output()).view(-1, g, d // g).transpose(0, 1)
+        d_gates = core.d_gates.transpose(0, 1).reshape(g, steps * b, -1)
+        d_hid, hm_blocks = flat(core.d_hid), flat(hm).view(-1, g, d // g).transpose(0, 1)
+        d_own = torch.bmm(hm_blocks.transpose(1, 2), d_hid.view(-1, g, d // g).transpose(0, 1))
+        d_shared = (flat(x).t() @ d_hid).view(-1, g, d // g).transpose(0, 1)
+        d_in_deter, d_in_stoch = flat(core.d_in).unbind(1)
         grads = Weights(
-            deter_in=flat(d_in[:, :, 0]).t() @ flat(hm),
-            deter_bias=d_in[:, :, 0].sum((0, 1)),
-            stoch_in=flat(d_in[:, :, 1]).t() @ flat(zm),
-            stoch_bias=d_in[:, :, 1].sum((0, 1)),
-            in_norm=of_in.weight_grad(d_x[:, :, : 2 * u].reshape(steps, b, 2, u)),
+            deter_in=d_in_deter.t() @ flat(hm),
+            deter_bias=d_in_deter.sum(0),
+            stoch_in=d_in_stoch.t() @ flat(zm),
+            stoch_bias=d_in_stoch.sum(0),
+            in_norm=core.of_in.weight_grad(core.d_x[:, :, : 2 * u].reshape(steps, b, 2, u)),
             hidden=torch.cat([d_own, d_shared], 1),
-            hidden_bias=d_hid_flat.sum(0),
-            hidden_norm=of_hid.weight_grad(d_y),
+            hidden_bias=d_hid.sum(0),
+            hidden_norm=core.of_hid.weight_grad(core.d_y),
             gates=torch.bmm(y_blocks.transpose(1, 2), d_gates),
             gates_bias=d_gates.sum(1).flatten(),
             post=flat(d_post).t() @ flat(deters),
@@ -157,7 +133,99 @@ class ObserveScan(torch.autograd.Function):
             logits=flat(d_logits).t() @ flat(of_post.output()),
             logits_bias=d_logits.sum((0, 1)),
         )
-        return d_deter, d_stoch, d_x[:, :, 2 * u :], d_post, None, None, None, *grads
+        return d_deter, d_stoch, core.d_x[:, :, 2 * u :], d_post, None, None, None, *grads
+
+
+class CoreBackward:
+    """The backward of ``BlockRSSM.core``: what it needs of all steps at once, and one step.
+
+    Args:
+        w: weights.
+        shape: plain numbers.
+        old: ``deter`` that enters each step [t b d].
+        pre_in: projections of deter and stoch before their norms [t b 2 u].
+        pre_hid: hidden layer before its norm [t b d].
+        gates: [t g b 3d/g].
+    """
+
+    def __init__(self, w: Weights, shape: Shape, old: Tensor, pre_in: Tensor, pre_hid: Tensor, gates: Tensor):
+        self.w, self.blocks, self.units = w, shape.blocks, pre_in.shape[-1]
+        self.of_in, self.of_hid = Norm(pre_in, w.in_norm, shape.eps), Norm(pre_hid, w.hidden_norm, shape.eps)
+        self.to_gates, self.to_old = gate_slopes(gates, old)
+        own, shared = split_kernel(w.hidden, old.shape[-1] // shape.blocks)
+        self.own, self.shared, self.gate_kernel = own.transpose(1, 2), shared.t(), w.gates.transpose(1, 2)
+        self.d_gates, self.d_y, self.d_hid = torch.empty_like(gates), torch.empty_like(old), torch.empty_like(old)
+        self.d_x, self.d_in = old.new_empty(*old.shape[:2], shared.shape[0]), torch.empty_like(pre_in)
+
+    def step(self, t: int, dh: Tensor) -> tuple[Tensor, Tensor]:
+        """From the gradient of the next ``deter`` [b d] to those of ``deter`` and ``stoch`` before step ``t``."""
+        b, d = dh.shape
+        g, u = self.blocks, self.units
+        d_hid, d_in = self.d_hid[t], self.d_in[t]
+        dh_blocks = dh.view(b, g, -1).transpose(0, 1)
+        torch.mul(dh_blocks.unsqueeze(2), self.to_gates[t], out=self.d_gates[t].view(g, b, 3, -1))
+        self.d_y[t].view(b, g, -1).transpose(0, 1).copy_(torch.bmm(self.d_gates[t], self.gate_kernel))
+        self.of_hid.backward(t, self.d_y[t], d_hid)
+        torch.mm(d_hid, self.shared, out=self.d_x[t])
+        self.of_in.backward(t, self.d_x[t, :, : 2 * u].reshape(b, 2, u), d_in)
+        d_old = torch.baddbmm(dh_blocks * self.to_old[t], d_hid.view(b, g, -1).transpose(0, 1), self.own)
+        d_old = torch.addmm(d_old.transpose(0, 1).reshape(b, d), d_in[:, 0], self.w.deter_in)
+        return d_old, torch.mm(d_in[:, 1], self.w.stoch_in)
+
+
+class Retrace(torch.autograd.Function):
+    """A dream that was dreamed without autograd, with its gradient by the actions alone.
+
+    (deter, stoch [t+1 n .], action_in [t n u]) -> deter, stoch [t+1 n .] as they came. All states are known, so that what
+    the backward needs of the steps is computed for all of them at once; only the backward goes step by step.
+    """
+
+    @staticmethod
+    def forward(ctx, deters, stochs, action_in, shape: Shape, layers: int, *weights):
+        ctx.shape, ctx.layers = shape, layers
+        ctx.save_for_backward(deters, stochs, action_in, *weights)
+        return deters.clone(), stochs.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_deter, grad_stoch):
+        deters, stochs, action_in, *weights = ctx.saved_tensors
+        w, prior = Weights(*weights[: -3 * ctx.layers - 2]), weights[-3 * ctx.layers - 2 :]
+        shape, (steps, n, _) = ctx.shape, action_in.shape
+        old, g = deters[:-1], shape.blocks
+        projected = (old @ w.deter_in.t() + w.deter_bias, stochs[:-1] @ w.stoch_in.t() + w.stoch_bias)
+        pre_in = torch.stack(projected, 2)
+        x = torch.cat([norm_silu(pre_in, w.in_norm, shape.eps).flatten(2), action_in], -1)
+        own, shared = split_kernel(w.hidden, old.shape[-1] // g)
+        own_part = torch.bmm(old.reshape(steps * n, g, -1).transpose(0, 1), own).transpose(0, 1).reshape(steps, n, -1)
+        pre_hid = x @ shared + w.hidden_bias + own_part
+        y = norm_silu(pre_hid, w.hidden_norm, shape.eps).view(steps * n, g, -1).transpose(0, 1)
+        gates = torch.baddbmm(w.gates_bias.view(g, 1, -1), y, w.gates).view(g, steps, n, -1).transpose(0, 1)
+        core = CoreBackward(w, shape, old, pre_in, pre_hid, gates.contiguous())
+        hidden, kernels, norms = deters[1:], [], []
+        for i in range(ctx.layers):
+            kernel, bias, scale = prior[3 * i : 3 * i + 3]
+            norms.append(Norm(hidden @ kernel.t() + bias, scale, shape.eps))
+            kernels.append(kernel)
+            hidden = norms[-1].output()
+        logits = (hidden @ prior[-2].t() + prior[-1]).view(steps, n, shape.stoch, shape.classes)
+        probs = onehot.softmax(logits)
+        d_deter, d_stoch = torch.zeros_like(deters[0]), torch.zeros_like(stochs[0])
+        for t in range(steps - 1, -1, -1):
+            grad = straight_through(grad_stoch[t + 1] + d_stoch, probs[t], shape.unimix) @ prior[-2]
+            for kernel, norm in zip(reversed(kernels), reversed(norms), strict=True):
+                below = torch.empty_like(grad)
+                norm.backward(t, grad, below)
+                grad = below @ kernel
+            d_deter, d_stoch = core.step(t, grad.add_(grad_deter[t + 1]).add_(d_deter))
+        return None, None, core.d_x[:, :, 2 * core.units :], None, None, *(None for _ in weights)
+
+
+def straight_through(grad: Tensor, probs: Tensor, unimix: float) -> Tensor:
+    """Gradient of the logits [b z] from that of a straight-through sample [b z]; ``probs`` [b s c] without the mix."""
+    grad = grad.view_as(probs)
+    along = (grad * probs).sum(-1, keepdim=True)
+    return ((grad - along) * probs).mul_(1 - unimix).flatten(1)
 
 
 class Norm:
@@ -199,12 +267,6 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.nn.functional.silu((x * inverse_rms(x, eps)).mul_(weight), inplace=True)
-
-
-def silu_norm_blocks(norm: Norm, blocks: int) -> Tensor:
-    """Outputs of the hidden layer as [blocks, t*b, d/blocks]."""
-    y = norm.output().flatten(0, 1)
-    return y.view(len(y), blocks, -1).transpose(0, 1)
 
 
 def split_kernel(hidden: Tensor, own: int) -> tuple[Tensor, Tensor]:
