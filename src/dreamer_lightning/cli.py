@@ -125,9 +125,15 @@ def make_parser(function: Callable, positional: bool = False) -> Any:
     register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
     summary = (inspect.getdoc(function) or "").split("\n\n")[0]
-    prog = f"dreamer-lightning {function.__name__}"
+    name = function.__name__
+    configs = " --config NAME [--config OVERLAY ...]" if name == "fit" else ""
     parser = ArgumentParser(
-        prog=prog, description=summary, parser_mode="omegaconf+", exit_on_error=False, allow_abbrev=False
+        prog=f"dreamer-lightning {name}",
+        usage=f"dreamer-lightning {name}{' FOLDER' if positional else ''}{configs} [--OPTION VALUE ...]",
+        description=summary,
+        parser_mode="omegaconf+",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
     parser.add_function_arguments(function, as_positional=positional, skip=set(INTERNAL))

@@ -45,6 +45,7 @@ from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
+from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Size, Specs, UserError
 
@@ -52,7 +53,7 @@ from dreamer_lightning.types import Size, Specs, UserError
 def fit(
     env: EnvFactory,
     encoder: Callable[[Specs], Encoder],
-    rssm: Callable[[int, int], nn.Module],
+    rssm: Callable[[int, int], RSSM],
     decoder: Callable[[Specs, int, int], Decoder],
     reward: Callable[[int], Head],
     cont: Callable[[int], Head],

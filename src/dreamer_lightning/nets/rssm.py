@@ -27,7 +27,14 @@ from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 
 
-class BlockRSSM(nn.Module):
+class RSSM(nn.Module):
+    """A recurrent model that a config can name; it offers what ``BlockRSSM`` does."""
+
+    deter_dim: int
+    stoch_dim: int
+
+
+class BlockRSSM(RSSM):
     """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
 
     Args:
