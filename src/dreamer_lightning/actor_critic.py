@@ -180,9 +180,8 @@ class ActorCritic(L.LightningModule):
         retraced as a function of its actions: autograd need not watch every step of it."""
         policy = self.policy
         with torch.no_grad():
-            latent, action = dynamics.imagine(
-                start, lambda feat, step: policy(feat).sample(action_noise[:, step]), stoch_noise
-            )
+            act = lambda feat, step: policy(feat).sample(action_noise[:, step])  # noqa: E731
+            latent, action = dynamics.imagine(start, act, stoch_noise)
             if self.actor_gradient == "reinforce":
                 return Dream(latent.feat, action, *dynamics.predict(latent.feat))
         action = policy(latent.feat).sample(action_noise)

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
 from dreamer_lightning.nets.frozen import frozen
-from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
@@ -157,27 +157,14 @@ class BlockRSSM(RSSM):
         Returns:
             Posterior latents [b, t, .] and their logits.
         """
-        if self.scannable and embed.dtype == latent.deter.dtype == torch.float32 and not autocasting(embed):
-            return self.scan(latent, prev_action, embed, is_first, noise)
+        if fast.possible(self, embed, latent.deter):
+            return fast.observe(self, latent, prev_action, embed, is_first, noise)
         latents, logits = [], []
         for t in range(embed.shape[1]):
             latent, logit = self.observe_step(latent, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             latents.append(latent)
             logits.append(logit)
         return stack(latents), torch.stack(logits, 1)
-
-    def scan(self, latent, prev_action, embed, is_first, noise) -> tuple[Latent, Tensor]:
-        """``observe`` with a backward of its own; what does not recur is done for all steps at once."""
-        keep = (~is_first).to(embed.dtype).t().unsqueeze(-1)  # [t b 1]
-        first = self.post_mlp.linears[0]
-        by_embed = first.weight[:, self.deter_dim :]
-        action_in = self.project_action(prev_action.transpose(0, 1) * keep)
-        embed_in = torch.nn.functional.linear(embed.transpose(0, 1), by_embed, first.bias)
-        weights, shape = self.scan_weights()
-        noise = noise.transpose(0, 1)
-        deter, stoch, logits = ObserveScan.apply(*latent, action_in, embed_in, keep, noise, shape, *weights)
-        logits = logits.unflatten(-1, (self.stoch, self.classes)).transpose(0, 1)
-        return Latent(deter.transpose(0, 1), stoch.transpose(0, 1)), logits
 
     def imagine(
         self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h s"]
@@ -209,38 +196,17 @@ class BlockRSSM(RSSM):
         Returns:
             The same states; gradients flow from each to the actions before it.
         """
-        action = action[:, :-1].transpose(0, 1)
-        if not self.scannable or latent.deter.dtype != torch.float32 or autocasting(latent.deter):
-            return frozen(self, "retrace_steps")(latent, action)
-        action_in = frozen(self, "project_action")(action)
-        weights, shape = self.scan_weights()
-        mlp = self.prior_mlp
-        layers = [(layer.weight, layer.bias, norm.weight) for layer, norm in zip(mlp.linears, mlp.norms, strict=True)]
-        prior = [*(x for layer in layers for x in layer), self.prior_logits.weight, self.prior_logits.bias]
-        held = [x.detach() for x in (*weights, *prior)]
-        states = (x.transpose(0, 1).contiguous() for x in latent)
-        deter, stoch = Retrace.apply(*states, action_in, shape, len(layers), *held)
-        return Latent(deter.transpose(0, 1), stoch.transpose(0, 1))
+        if fast.possible(self, latent.deter):
+            return fast.retrace(self, latent, action)
+        return frozen(self, "retrace_steps")(latent, action)
 
-    def retrace_steps(self, latent: Latent, action: Float[Tensor, "h n a"]) -> Latent:
+    def retrace_steps(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
         """``retrace`` step by step."""
         drawn = latent.stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1)
         latents = [latent.map(lambda x: x[:, 0])]
-        for step, act in enumerate(action):
-            latents.append(self.imagine_step(latents[-1], act, drawn[:, step + 1])[0])
+        for step in range(drawn.shape[1] - 1):
+            latents.append(self.imagine_step(latents[-1], action[:, step], drawn[:, step + 1])[0])
         return stack(latents)
-
-    def scan_weights(self) -> tuple[Weights, Shape]:
-        """What the scans need of the layers that recur."""
-        h, z, norm = self.deter_in, self.stoch_in, self.post_mlp.norms[0]
-        weights = Weights(
-            *(h.linears[0].weight, h.linears[0].bias, z.linears[0].weight, z.linears[0].bias),
-            torch.stack([h.norms[0].weight, z.norms[0].weight]),
-            *(self.hidden[0].weight, self.hidden[0].bias, self.hidden_norm[0].weight),
-            *(self.gates.weight, self.gates.bias, self.post_mlp.linears[0].weight[:, : self.deter_dim], norm.weight),
-            *(self.post_logits.weight, self.post_logits.bias),
-        )
-        return weights, Shape(self.blocks, self.stoch, self.classes, self.unimix, norm.eps)
 
     # The pieces.
 
@@ -309,8 +275,3 @@ class BlockRSSM(RSSM):
 def stack(latents: list[Latent]) -> Latent:
     """Latents of successive steps [*b, .] as one [*b, t, .]."""
     return Latent(torch.stack([x.deter for x in latents], -2), torch.stack([x.stoch for x in latents], -2))
-
-
-def autocasting(x: Tensor) -> bool:
-    """Whether matrix products on ``x``'s device run in another precision than its own."""
-    return torch.is_autocast_enabled(x.device.type)

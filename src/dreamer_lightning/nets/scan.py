@@ -176,8 +176,8 @@ class CoreBackward:
 class Retrace(torch.autograd.Function):
     """A dream that was dreamed without autograd, with its gradient by the actions alone.
 
-    (deter, stoch [t+1 n .], action_in [t n u]) -> deter, stoch [t+1 n .] as they came. All states are known, so that what
-    the backward needs of the steps is computed for all of them at once; only the backward goes step by step.
+    (deter, stoch [t+1 n .], action_in [t n u]) -> deter, stoch [t+1 n .] as they came. All states are known, so that
+    what the backward needs of the steps is computed for all of them at once; only the backward goes step by step.
     """
 
     @staticmethod

@@ -21,7 +21,7 @@ def mixed_probs(logits: Float[Tensor, "*b c"], unimix: float) -> Float[Tensor, "
 
 
 def softmax(logits: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
-    """Softmax over the last axis; on a CPU few classes go first in memory, for its kernel is slow on a short last axis."""
+    """Softmax over the last axis; on a CPU few classes go first in memory: its kernel is slow on a short last axis."""
     if logits.is_cuda or logits.shape[-1] >= WIDE:
         return torch.softmax(logits, -1)
     return torch.softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)

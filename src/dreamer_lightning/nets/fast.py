@@ -1,0 +1,62 @@
+"""Fast paths of ``BlockRSSM``: what does not recur is done for all steps at once, the rest by the loops of `scan.py`."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from dreamer_lightning.nets.frozen import frozen
+from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights
+from dreamer_lightning.types import Latent
+
+
+def possible(rssm, *inputs: Tensor) -> bool:
+    """Whether the scans compute what this model's step does: default layers, float32, no autocast."""
+    device = inputs[0].device.type
+    return rssm.scannable and all(x.dtype == torch.float32 for x in inputs) and not torch.is_autocast_enabled(device)
+
+
+def observe(
+    rssm,
+    latent: Latent,
+    prev_action: Float[Tensor, "b t a"],
+    embed: Float[Tensor, "b t e"],
+    is_first: Bool[Tensor, "b t"],
+    noise: Shaped[Tensor, "b t s"],
+) -> tuple[Latent, Float[Tensor, "b t s c"]]:
+    """``BlockRSSM.observe`` with a backward of its own."""
+    keep = (~is_first).to(embed.dtype).t().unsqueeze(-1)  # [t b 1]
+    first = rssm.post_mlp.linears[0]
+    action_in = rssm.project_action(prev_action.transpose(0, 1) * keep)
+    embed_in = torch.nn.functional.linear(embed.transpose(0, 1), first.weight[:, rssm.deter_dim :], first.bias)
+    weights, shape = scan_weights(rssm)
+    scanned = ObserveScan.apply(*latent, action_in, embed_in, keep, noise.transpose(0, 1), shape, *weights)
+    deter, stoch, logits = (x.transpose(0, 1) for x in scanned)
+    return Latent(deter, stoch), logits.unflatten(-1, (rssm.stoch, rssm.classes))
+
+
+def retrace(rssm, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+    """``BlockRSSM.retrace`` with a backward of its own."""
+    action_in = frozen(rssm, "project_action")(action[:, :-1].transpose(0, 1))
+    weights, shape = scan_weights(rssm)
+    mlp = rssm.prior_mlp
+    layers = [(layer.weight, layer.bias, norm.weight) for layer, norm in zip(mlp.linears, mlp.norms, strict=True)]
+    prior = [*(x for layer in layers for x in layer), rssm.prior_logits.weight, rssm.prior_logits.bias]
+    held = [x.detach() for x in (*weights, *prior)]
+    states = (x.transpose(0, 1).contiguous() for x in latent)
+    deter, stoch = Retrace.apply(*states, action_in, shape, len(layers), *held)
+    return Latent(deter.transpose(0, 1), stoch.transpose(0, 1))
+
+
+def scan_weights(rssm) -> tuple[Weights, Shape]:
+    """What the scans need of the layers that recur."""
+    h, z, post = rssm.deter_in, rssm.stoch_in, rssm.post_mlp
+    weights = Weights(
+        *(h.linears[0].weight, h.linears[0].bias, z.linears[0].weight, z.linears[0].bias),
+        torch.stack([h.norms[0].weight, z.norms[0].weight]),
+        *(rssm.hidden[0].weight, rssm.hidden[0].bias, rssm.hidden_norm[0].weight),
+        *(rssm.gates.weight, rssm.gates.bias, post.linears[0].weight[:, : rssm.deter_dim], post.norms[0].weight),
+        *(rssm.post_logits.weight, rssm.post_logits.bias),
+    )
+    return weights, Shape(rssm.blocks, rssm.stoch, rssm.classes, rssm.unimix, post.norms[0].eps)
