@@ -1,4 +1,4 @@
-"""Draws the pictures of the README: the curves from `benchmarks/results`, the agent and its dream from a quickstart run.
+"""Draws the pictures of the README: curves from `benchmarks/results`, the agent and its dream from a quickstart run.
 
     python benchmarks/figures.py [--run RUN]    (RUN after `evaluate --run RUN` and `dream --run RUN`)
 """
