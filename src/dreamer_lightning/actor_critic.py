@@ -220,7 +220,8 @@ class ActorCritic(L.LightningModule):
         losses = {"policy": -weight * (gain + self.actent * entropy)}
 
         offset, scale = self.value_norm(ret, update)
-        loss = value.loss(pad((ret.detach() - offset) / scale)) + self.slowreg * value.loss(slow)
+        target = torch.nn.functional.pad((ret.detach() - offset) / scale, (0, 1))  # the last state's loss is cut off
+        loss = value.loss(target) + self.slowreg * value.loss(slow)
         losses["value"] = weight * loss[:, :-1]
         return losses, self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale), ret.detach()
 
@@ -296,8 +297,3 @@ class ActorCritic(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer([p for p in self.parameters() if p.requires_grad])
-
-
-def pad(x: Float[Tensor, "*b t"]) -> Float[Tensor, "*b t+1"]:
-    """One more step, of zero, whose loss is cut off again: cheaper than a second pass through the critic."""
-    return torch.nn.functional.pad(x, (0, 1))

@@ -74,6 +74,7 @@ class Loop:
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
         self.carry: dict[str, Tensor] | None = None
         self.pending: dict[str, Any] = {}
+        self.logged = 0
         self.stop_reason: str | None = None
 
     # The algorithm.
@@ -86,10 +87,13 @@ class Loop:
             self.call("on_train_start")
             collector = iter(self.collector)
             while not self.finished():
-                self.collect(collector)
+                if self.credit < 1:  # a run that stopped between two updates goes on with the second
+                    self.collect(collector)
                 self.train()
                 self.report()
                 self.call("on_iteration_end")
+            if self.clocks.env_step > self.logged:
+                self.flush()
             self.call("on_train_end")
         except BaseException as error:
             self.call("on_exception", error=error)
@@ -140,19 +144,17 @@ class Loop:
 
     def report(self) -> None:
         """Evaluate and log where it is due."""
-        if self.evaluate and self.next_evaluation and self.clocks.env_step >= self.next_evaluation:
-            self.next_evaluation += self.schedule.evaluate_every * (
-                1 + (self.clocks.env_step - self.next_evaluation) // self.schedule.evaluate_every
-            )
+        now, every = self.clocks.env_step, self.schedule
+        validate = bool(self.evaluate and every.evaluate_every and now >= self.next_evaluation)
+        if validate:
+            self.next_evaluation = (now // every.evaluate_every + 1) * every.evaluate_every
             self.validate()
-        if self.clocks.env_step >= self.next_log:
-            self.next_log += self.schedule.log_every * (
-                1 + (self.clocks.env_step - self.next_log) // self.schedule.log_every
-            )
+        if validate or now >= self.next_log:
+            self.next_log = (now // every.log_every + 1) * every.log_every
             self.flush()
 
     def validate(self) -> None:
-        """Play and dream evaluation episodes on rank 0, and log a row."""
+        """Play and dream evaluation episodes on rank 0, for the next row."""
         self.call("on_validation_start")
         metrics, episodes = {}, []
         with self.timed("evaluate"):
@@ -165,7 +167,6 @@ class Loop:
         self.tick()
         self.log(metrics)
         self.call("on_validation_end", metrics=metrics, episodes=episodes)
-        self.flush()
 
     # Borders.
 
@@ -181,6 +182,7 @@ class Loop:
     def flush(self) -> None:
         """Hand the row to the callbacks."""
         row, self.pending = {**asdict(self.clocks), **self.pending, "replay/steps": self.replay.steps}, {}
+        self.logged = self.clocks.env_step
         self.call("on_log", row=row)
         self.last.update(row)
 

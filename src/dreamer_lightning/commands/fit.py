@@ -72,6 +72,7 @@ def fit(
     batch_size: int = 16,
     batch_length: int = 64,
     learning_starts: Count | None = None,
+    threads: int | None = None,
     imag_length: int = 15,
     imag_last: int = 0,
     actor_gradient: Literal["reinforce", "dynamics", "mix"] = "reinforce",
@@ -113,6 +114,7 @@ def fit(
         batch_size: sequences in a batch, over all ranks.
         batch_length: agent steps of a sequence that are trained on; one more is sampled as context.
         learning_starts: sequences in the replay before the first update; None: batch_size * batch_length.
+        threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
         imag_length: agent steps dreamed from each start state.
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
         actor_gradient: reinforce (score function), dynamics (backpropagation through the dream) or mix.
@@ -143,6 +145,8 @@ def fit(
     if isinstance(found, Run):
         return found
     keep_memory()
+    if threads:
+        torch.set_num_threads(threads)
     devices = build_fabric(fabric)
     folder = Path(devices.broadcast(str(folder)))
     world, rank = devices.world_size, devices.global_rank
