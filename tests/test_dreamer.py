@@ -201,3 +201,17 @@ def test_fresh_heads_predict_exactly_nothing():
     torch.testing.assert_close(output.losses["repval"], 11.082527 * kept)
     assert output.metrics["dream/advantage_mag"] == 0
     assert output.metrics["dream/return"] == 0
+
+
+def test_the_memory_forecast_grows_with_the_length_of_dreams():
+    from types import SimpleNamespace
+
+    from dreamer_lightning.callbacks.forecast import dream_bytes
+
+    def forecast(**options):
+        replay = SimpleNamespace(batch_size=16, length=65)
+        return dream_bytes(SimpleNamespace(dreamer=tiny.agent(**options), replay=replay))
+
+    assert forecast(imag_length=50) == pytest.approx(forecast(imag_length=15) * 51 / 16)
+    assert forecast(imag_length=333, imag_last=4) == pytest.approx(forecast(imag_length=333) / 16)
+    assert forecast(actor_gradient="dynamics") > forecast()

@@ -1,4 +1,4 @@
-"""Fast paths of ``BlockRSSM``: what does not recur is done for all steps at once, the rest by the loops of `scan.py`."""
+"""Fast paths of ``BlockRSSM``: what does not recur is done for all steps at once, the rest by the loops of `scan`."""
 
 from __future__ import annotations
 
