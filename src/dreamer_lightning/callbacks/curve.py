@@ -116,7 +116,14 @@ def _draw_run(axis, columns: dict[str, tuple[np.ndarray, np.ndarray]], label: st
         if len(steps) >= 5:
             width = max(5, len(steps) // 30)
             smooth = [float(scores[max(0, i - width + 1) : i + 1].mean()) for i in range(len(scores))]
-            axis.plot(steps, smooth, color=color, lw=1.6, label=label if several else f"mean of {width} episodes")
+            last = np.append(steps[1:] != steps[:-1], True)  # parallel episodes end together: one point for them
+            axis.plot(
+                steps[last],
+                np.array(smooth)[last],
+                color=color,
+                lw=1.6,
+                label=label if several else f"mean of {width} episodes",
+            )
     if several:
         return bool(len(steps))
     for name, look, text in ((GREEDY, "C1", "evaluation, greedy"), (SAMPLED, "C2", "evaluation, sampled")):
