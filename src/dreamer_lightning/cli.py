@@ -29,8 +29,8 @@ INTERNAL = {"config_text"}  # parameters of a command that are not options
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
-    wait_politely()
     args = sys.argv[1:] if argv is None else argv
+    wait_politely(args)
     if not args or args[0] in ("-h", "--help"):
         print("usage: dreamer-lightning COMMAND [options]    (COMMAND --help lists its options)\n")
         print("\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()) + f"\n\n{EXAMPLES}")
