@@ -134,7 +134,7 @@ def test_no_print_no_cfg_no_device_calls(path: Path):
 @names
 def test_files_and_functions_stay_small(path: Path):
     lines = path.read_text().splitlines()
-    assert len(lines) <= (150 if path.name == "cli.py" else 320)
+    assert len(lines) <= (150 if path.name == "cli.py" else 300)
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
