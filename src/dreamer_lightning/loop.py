@@ -92,8 +92,7 @@ class Loop:
                 self.train()
                 self.report()
                 self.call("on_iteration_end")
-            if self.clocks.env_step > self.logged:
-                self.flush()
+            self.conclude()
             self.call("on_train_end")
         except BaseException as error:
             self.call("on_exception", error=error)
@@ -151,6 +150,16 @@ class Loop:
             self.validate()
         if validate or now >= self.next_log:
             self.next_log = (now // every.log_every + 1) * every.log_every
+            self.flush()
+
+    def conclude(self) -> None:
+        """At a limit, evaluate once more if the last time is long ago; write what was not yet logged."""
+        every, limit = self.schedule.evaluate_every, self.stop_reason in ("env_steps", "updates", "max_time")
+        since = self.clocks.env_step - (self.next_evaluation - every)
+        late = bool(self.evaluate and every and since >= every / 2 and self.agreed(limit, any))
+        if late:
+            self.validate()
+        if late or self.clocks.env_step > self.logged:
             self.flush()
 
     def validate(self) -> None:

@@ -1,0 +1,68 @@
+"""The loop's ends: what is evaluated and written when a run stops."""
+
+from types import SimpleNamespace
+
+import pytest
+from lightning.fabric import Fabric
+
+import tiny
+from dreamer_lightning.loop import Loop
+from dreamer_lightning.schedule import Limits, Schedule
+
+
+def make(tmp_path, every=100):
+    rows, evaluated = [], []
+
+    class Rows:
+        def on_log(self, loop, row):
+            rows.append(row)
+
+    def evaluate(dreamer):
+        evaluated.append(1)
+        return {"eval/greedy_score": 1.0}, []
+
+    fabric = Fabric(accelerator="cpu", devices=1, callbacks=[Rows()])
+    loop = Loop(
+        fabric=fabric,
+        dreamer=tiny.agent(),
+        module=None,
+        optimizer=None,
+        collector=None,
+        replay=SimpleNamespace(steps=0),
+        env_factory=None,
+        schedule=Schedule(evaluate_every=every),
+        limits=Limits(),
+        run_dir=tmp_path,
+        evaluate=evaluate,
+    )
+    loop.began = 0.0
+    return loop, rows, evaluated
+
+
+@pytest.mark.parametrize(
+    ("reason", "env_step", "last", "evaluations"),
+    [
+        ("max_time", 390, 300, 1),  # the last evaluation is 90 of 100 steps old
+        ("env_steps", 60, 0, 1),  # none yet
+        ("max_time", 340, 300, 0),  # a fresh one
+        ("updates", 300, 300, 0),  # this very step
+        ("SIGTERM", 390, 300, 0),  # who asks for an end now gets it now
+    ],
+)
+def test_a_run_that_ends_by_a_limit_is_evaluated_once_more(tmp_path, reason, env_step, last, evaluations):
+    loop, rows, evaluated = make(tmp_path)
+    loop.clocks.env_step, loop.next_evaluation, loop.logged = env_step, last + 100, last
+    loop.stop(reason)
+    loop.conclude()
+    assert len(evaluated) == evaluations
+    assert len(rows) == (env_step > last)
+    assert all(("eval/greedy_score" in row) == bool(evaluations) and row["env_step"] == env_step for row in rows)
+
+
+def test_without_a_schedule_there_is_no_evaluation(tmp_path):
+    loop, rows, evaluated = make(tmp_path, every=0)
+    loop.clocks.env_step = 500
+    loop.stop("env_steps")
+    loop.conclude()
+    assert not evaluated
+    assert len(rows) == 1
