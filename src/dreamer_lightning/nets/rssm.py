@@ -12,6 +12,7 @@ Source: DreamerV3, equation 1; danijar/dreamerv3@e3f0224 dreamerv3/rssm.py.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -21,96 +22,45 @@ from torch import Tensor, nn
 from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
 from dreamer_lightning.nets.frozen import frozen
-from dreamer_lightning.ops import onehot
+from dreamer_lightning.nets.latents import Categorical, FreeNats, Latents, per_step
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 
 
-class RSSM(nn.Module):
-    """A recurrent model that a config can name; it offers what ``BlockRSSM`` does."""
-
-    deter_dim: int
-    stoch_dim: int
-
-
-class BlockRSSM(RSSM):
-    """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
+class RSSM(nn.Module, ABC):
+    """What every RSSM shares: steps, sequences and losses over a recurrence and a kind of latent of its own.
 
     Args:
         action_dim: size ``a`` of the flat action vector.
-        embed_dim: size ``e`` of the encoder's output.
         deter: width of the deterministic state.
-        hidden: width of the hidden layers.
-        stoch: number of categorical latents.
-        classes: classes of each.
-        blocks: blocks of the recurrent layers; divides ``deter``.
-        dyn_layers: hidden block-linear layers of the recurrence.
-        obs_layers: hidden layers of the posterior.
-        img_layers: hidden layers of the prior.
-        unimix: share of the uniform distribution in every latent's probabilities.
-        free_nats: KL per time step below which it is not reduced further, in nats.
-        absolute: the posterior sees the observation alone, not the deterministic state.
-        outscale: scale of the initial logit layers.
-        act: activation.
+        latents: the kind of ``stoch``.
+        free_nats: KL below which it is not reduced further, in nats.
+        free: where free nats apply, ``per_step`` or ``batch_mean``.
     """
 
-    def __init__(
-        self,
-        action_dim: int,
-        embed_dim: int,
-        *,
-        deter: int = 512,
-        hidden: int = 64,
-        stoch: int = 32,
-        classes: int = 4,
-        blocks: int = 8,
-        dyn_layers: int = 1,
-        obs_layers: int = 1,
-        img_layers: int = 2,
-        unimix: float = 0.01,
-        free_nats: float = 1.0,
-        absolute: bool = False,
-        outscale: float = 1.0,
-        act: str = "silu",
-    ):
+    def __init__(self, action_dim: int, deter: int, latents: Latents, free_nats: float, free: FreeNats):
         super().__init__()
-        if deter % blocks:
-            raise UserError(f"rssm.deter={deter} is not a multiple of rssm.blocks={blocks}")
-        self.action_dim, self.deter_dim, self.stoch_dim = action_dim, deter, stoch * classes
-        self.stoch, self.classes, self.blocks = stoch, classes, blocks
-        self.unimix, self.free_nats, self.absolute = unimix, free_nats, absolute
-        self.act = activation(act)
-        self.deter_in = MLP(deter, hidden, 1, act)
-        self.stoch_in = MLP(self.stoch_dim, hidden, 1, act)
-        self.action_in = MLP(action_dim, hidden, 1, act)
-        first = deter + blocks * 3 * hidden
-        widths = [first] + [deter] * (dyn_layers - 1)
-        self.hidden = nn.ModuleList(BlockLinear(width, deter, blocks) for width in widths)
-        self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
-        self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
-        self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
-        self.scannable = dyn_layers == obs_layers == 1 and act == "silu" and not absolute
-        self.post_logits = Linear(self.post_mlp.out_dim, self.stoch_dim, outscale)
-        self.prior_mlp = MLP(deter, hidden, img_layers, act)
-        self.prior_logits = Linear(self.prior_mlp.out_dim, self.stoch_dim, outscale)
+        self.action_dim, self.deter_dim, self.stoch_dim = action_dim, deter, latents.stoch_dim
+        self.latents, self.free_nats, self.free = latents, free_nats, free
+
+    @abstractmethod
+    def core(self, latent: Latent, action_in: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
+        """The recurrence: next ``deter`` from the latent and the action as ``project_action`` gives it."""
+
+    @abstractmethod
+    def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b i"]:
+        """The action as the recurrence takes it."""
+
+    @abstractmethod
+    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b ..."]:
+        """Parameters of ``stoch`` given the past and the observation."""
+
+    @abstractmethod
+    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
+        """Parameters of ``stoch`` given the past alone."""
 
     # One step: the equations.
-
-    def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
-        """The recurrence: next ``deter`` from the latent and the projected action."""
-        x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
-        deter = latent.deter
-        for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
-            deter, x = (
-                self.act(norm(layer(deter, x))),
-                None,
-            )  # in the first layer each block sees its own part and all of x
-        reset, cand, update = self.gates.blocked(deter, x).chunk(3, -1)  # [g n d/g] each
-        cand = torch.tanh(torch.sigmoid(reset) * cand)
-        update = torch.sigmoid(update - 1)
-        old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
-        return torch.lerp(old, cand, update).transpose(0, 1).reshape(latent.deter.shape)
 
     def observe_step(
         self,
@@ -118,18 +68,17 @@ class BlockRSSM(RSSM):
         prev_action: Float[Tensor, "*b a"],
         embed: Float[Tensor, "*b e"],
         is_first: Bool[Tensor, "*b"],
-        noise: Shaped[Tensor, "*b s"],
-    ) -> tuple[Latent, Float[Tensor, "*b s c"]]:
-        """One step on real data; where ``is_first``, the past is zeroed. Returns the posterior latent and logits."""
+        noise: Shaped[Tensor, "*b n"],
+    ) -> tuple[Latent, Float[Tensor, "*b ..."]]:
+        """One step on real data; where ``is_first``, the past is forgotten. Returns the posterior latent and logits."""
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        latent = latent.map(lambda x: x * keep)
-        deter = self.core(latent, self.project_action(prev_action * keep))
+        deter = self.core(self.forget(latent, keep), self.project_action(prev_action * keep))
         logits = self.post(deter, embed)
         return Latent(deter, self.draw(logits, noise)), logits
 
     def imagine_step(
-        self, latent: Latent, action: Float[Tensor, "*b a"], noise: Shaped[Tensor, "*b s"]
-    ) -> tuple[Latent, Float[Tensor, "*b s c"]]:
+        self, latent: Latent, action: Float[Tensor, "*b a"], noise: Shaped[Tensor, "*b n"]
+    ) -> tuple[Latent, Float[Tensor, "*b ..."]]:
         """One step in the dream. Returns the prior latent and its logits."""
         deter = self.core(latent, self.project_action(action))
         logits = self.prior(deter)
@@ -143,8 +92,8 @@ class BlockRSSM(RSSM):
         prev_action: Float[Tensor, "b t a"],
         embed: Float[Tensor, "b t e"],
         is_first: Bool[Tensor, "b t"],
-        noise: Shaped[Tensor, "b t s"],
-    ) -> tuple[Latent, Float[Tensor, "b t s c"]]:
+        noise: Shaped[Tensor, "b t ..."],
+    ) -> tuple[Latent, Float[Tensor, "b t ..."]]:
         """Filter a sequence of real data.
 
         Args:
@@ -157,8 +106,6 @@ class BlockRSSM(RSSM):
         Returns:
             Posterior latents [b, t, .] and their logits.
         """
-        if fast.possible(self, embed, latent.deter):
-            return fast.observe(self, latent, prev_action, embed, is_first, noise)
         latents, logits = [], []
         for t in range(embed.shape[1]):
             latent, logit = self.observe_step(latent, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
@@ -167,7 +114,7 @@ class BlockRSSM(RSSM):
         return stack(latents), torch.stack(logits, 1)
 
     def imagine(
-        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h s"]
+        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
     ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
         """Dream ``h`` steps ahead.
 
@@ -196,80 +143,152 @@ class BlockRSSM(RSSM):
         Returns:
             The same states; gradients flow from each to the actions before it.
         """
-        if fast.possible(self, latent.deter):
-            return fast.retrace(self, latent, action)
         return frozen(self, "retrace_steps")(latent, action)
 
     def retrace_steps(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
         """``retrace`` step by step."""
-        drawn = latent.stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1)
         latents = [latent.map(lambda x: x[:, 0])]
-        for step in range(drawn.shape[1] - 1):
-            latents.append(self.imagine_step(latents[-1], action[:, step], drawn[:, step + 1])[0])
+        for step in range(1, action.shape[1]):
+            deter = self.core(latents[-1], self.project_action(action[:, step - 1]))
+            logits = self.prior(deter)
+            noise = self.latents.noise_of(logits, latent.stoch[:, step])
+            latents.append(Latent(deter, self.draw(logits, noise)))
         return stack(latents)
 
-    # The pieces.
+    def forget(self, latent: Latent, keep: Float[Tensor, "*b 1"]) -> Latent:
+        """The latent where ``keep`` is 1, and the state before an episode's first step where it is 0: zeros."""
+        return latent.map(lambda x: x * keep)
 
-    def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
-        """Project the action, scaled back to [-1, 1] without a gradient through the scale."""
-        return self.action_in(action / action.detach().abs().clamp(min=1))
+    def draw(self, params: Float[Tensor, "*b ..."], noise: Shaped[Tensor, "*b n"]) -> Float[Tensor, "*b z"]:
+        """A draw of ``stoch``, flat, with a gradient."""
+        return self.latents.draw(params, noise)
 
-    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b s c"]:
-        """Logits of ``stoch`` given the past and the observation."""
-        x = embed if self.absolute else torch.cat([deter, embed], -1)
-        return self.post_logits(self.post_mlp(x)).unflatten(-1, (self.stoch, self.classes))
-
-    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b s c"]:
-        """Logits of ``stoch`` given the past alone."""
-        return self.prior_logits(self.prior_mlp(deter)).unflatten(-1, (self.stoch, self.classes))
-
-    def draw(self, logits: Float[Tensor, "*b s c"], noise: Shaped[Tensor, "*b s"]) -> Float[Tensor, "*b z"]:
-        """A straight-through sample of ``stoch``, flat."""
-        return onehot.sample(onehot.mixed_probs(logits, self.unimix), noise).flatten(-2).to(logits.dtype)
-
-    def loss(
-        self, post_logits: Float[Tensor, "*b s c"], prior_logits: Float[Tensor, "*b s c"]
-    ) -> tuple[Losses, Metrics]:
-        """KL between post and prior, each side held in turn; clipped per time step, summed over latents first.
+    def loss(self, post: Float[Tensor, "*b ..."], prior: Float[Tensor, "*b ..."]) -> tuple[Losses, Metrics]:
+        """KL between post and prior, each side held in turn; summed over the latents, then clipped to the free nats.
 
         Returns:
             ``dyn`` = max(free, KL(sg(post) || prior)) trains the prior, ``rep`` = max(free, KL(post || sg(prior)))
             trains the post; both [*b], in nats.
         """
-        post, prior = onehot.log_probs(post_logits, self.unimix), onehot.log_probs(prior_logits, self.unimix)
-        dyn = onehot.kl(post.detach(), prior).sum(-1).clamp(min=self.free_nats)
-        rep = onehot.kl(post, prior.detach()).sum(-1).clamp(min=self.free_nats)
-        with torch.no_grad():
-            metrics = {
-                "prior_entropy": onehot.entropy(prior).sum(-1).mean(),
-                "post_entropy": onehot.entropy(post).sum(-1).mean(),
-            }
-        return {"dyn": dyn, "rep": rep}, metrics
+        kl = self.latents.divergence(post, prior)
+        metrics = {"prior_entropy": kl.prior_entropy.mean(), "post_entropy": kl.post_entropy.mean()}
+        return {"dyn": self.free(kl.dyn, self.free_nats), "rep": self.free(kl.rep, self.free_nats)}, metrics
 
     def initial(self, *batch: int, device: torch.device | None = None) -> Latent:
         """The state before anything was seen: zeros."""
-        device = device or self.prior_logits.weight.device
-        return Latent(
-            torch.zeros(*batch, self.deter_dim, device=device), torch.zeros(*batch, self.stoch_dim, device=device)
-        )
+        device = device or next(self.parameters()).device
+        return Latent(*(torch.zeros(*batch, size, device=device) for size in (self.deter_dim, self.stoch_dim)))
 
-    def noise(self, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "*b s"]:
-        """Uniform draws for ``observe`` (batch b, t) or ``imagine`` (batch n, h)."""
-        device = generator.device if generator else self.prior_logits.weight.device
-        return torch.rand(*batch, self.stoch, generator=generator, device=device)
+    def noise(self, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "*b n"]:
+        """Draws for ``observe`` (batch b, t) or ``imagine`` (batch n, h)."""
+        device = generator.device if generator else next(self.parameters()).device
+        return self.latents.noise(*batch, generator=generator, device=device)
 
     def pack(self, latent: Latent) -> dict[str, Tensor]:
-        """The form in which replay keeps a latent: ``stoch`` as class indices (all zero stays the zero vector)."""
-        index = latent.stoch.detach().unflatten(-1, (self.stoch, self.classes))
-        kind = torch.uint8 if self.classes < 256 else torch.int16
-        index = (index.argmax(-1) + 1) * (index.sum(-1) > 0.5)  # 0 says: no class, the state at a reset
-        return {"deter": latent.deter.detach().float(), "stoch": index.to(kind)}
+        """The form in which replay keeps a latent."""
+        return {"deter": latent.deter.detach().float(), "stoch": self.latents.pack(latent.stoch)}
 
     def unpack(self, packed: dict[str, Tensor]) -> Latent:
         """The inverse of ``pack``."""
-        classes = torch.arange(1, self.classes + 1, device=packed["stoch"].device)
-        stoch = (packed["stoch"].long().unsqueeze(-1) == classes).flatten(-2)
-        return Latent(packed["deter"], stoch.to(packed["deter"].dtype))
+        return Latent(packed["deter"], self.latents.unpack(packed["stoch"]).to(packed["deter"].dtype))
+
+
+class BlockRSSM(RSSM):
+    """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
+
+    Observing and retracing have faster twins in `fast`, which compute the same.
+
+    Args:
+        action_dim: size ``a`` of the flat action vector.
+        embed_dim: size ``e`` of the encoder's output.
+        deter: width of the deterministic state.
+        hidden: width of the hidden layers.
+        stoch: number of categorical latents.
+        classes: classes of each.
+        blocks: blocks of the recurrent layers; divides ``deter``.
+        dyn_layers: hidden block-linear layers of the recurrence.
+        obs_layers: hidden layers of the posterior.
+        img_layers: hidden layers of the prior.
+        unimix: share of the uniform distribution in every latent's probabilities.
+        latents: another kind of latents than those that the three options above describe.
+        free_nats: KL per time step below which it is not reduced further, in nats.
+        free: where free nats apply, ``per_step`` or ``batch_mean``.
+        absolute: the posterior sees the observation alone, not the deterministic state.
+        outscale: scale of the initial logit layers.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        embed_dim: int,
+        *,
+        deter: int = 512,
+        hidden: int = 64,
+        stoch: int = 32,
+        classes: int = 4,
+        blocks: int = 8,
+        dyn_layers: int = 1,
+        obs_layers: int = 1,
+        img_layers: int = 2,
+        unimix: float = 0.01,
+        latents: Callable[[], Latents] | None = None,
+        free_nats: float = 1.0,
+        free: FreeNats = per_step,
+        absolute: bool = False,
+        outscale: float = 1.0,
+        act: str = "silu",
+    ):
+        if deter % blocks:
+            raise UserError(f"rssm.deter={deter} is not a multiple of rssm.blocks={blocks}")
+        kind = latents() if latents else Categorical(stoch, classes, unimix)
+        super().__init__(action_dim, deter, kind, free_nats, free)
+        self.stoch, self.classes, self.unimix = stoch, classes, unimix
+        self.blocks, self.absolute = blocks, absolute
+        self.act = activation(act)
+        self.deter_in = MLP(deter, hidden, 1, act)
+        self.stoch_in = MLP(self.stoch_dim, hidden, 1, act)
+        self.action_in = MLP(action_dim, hidden, 1, act)
+        first = deter + blocks * 3 * hidden
+        widths = [first] + [deter] * (dyn_layers - 1)
+        self.hidden = nn.ModuleList(BlockLinear(width, deter, blocks) for width in widths)
+        self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
+        self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
+        self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
+        self.scannable = dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
+        self.post_logits = Linear(self.post_mlp.out_dim, self.latents.param_dim, outscale)
+        self.prior_mlp = MLP(deter, hidden, img_layers, act)
+        self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
+
+    def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
+        """The recurrence: next ``deter`` from the latent and the projected action."""
+        x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
+        deter = latent.deter
+        for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
+            deter, x = self.act(norm(layer(deter, x))), None  # at first, each block sees its own part and all of x
+        reset, cand, update = self.gates.blocked(deter, x).chunk(3, -1)  # [g n d/g] each
+        cand = torch.tanh(torch.sigmoid(reset) * cand)
+        update = torch.sigmoid(update - 1)
+        old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
+        return torch.lerp(old, cand, update).transpose(0, 1).reshape(latent.deter.shape)
+
+    def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
+        """Project the action, scaled back to [-1, 1] without a gradient through the scale."""
+        return self.action_in(action / action.detach().abs().clamp(min=1))
+
+    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b ..."]:
+        x = embed if self.absolute else torch.cat([deter, embed], -1)
+        return self.latents.params(self.post_logits(self.post_mlp(x)))
+
+    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
+        return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
+
+    def observe(self, latent, prev_action, embed, is_first, noise):
+        scan = fast.observe if fast.possible(self, embed, latent.deter) else RSSM.observe
+        return scan(self, latent, prev_action, embed, is_first, noise)
+
+    def retrace(self, latent, action):
+        return (fast.retrace if fast.possible(self, latent.deter) else RSSM.retrace)(self, latent, action)
 
 
 def stack(latents: list[Latent]) -> Latent:
