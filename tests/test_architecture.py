@@ -14,7 +14,7 @@ NOUNS = {"types", "errors"}
 MODEL = NOUNS | {"ops", "nets", "optim"}
 AGENT = MODEL | {"world_model", "actor_critic", "dreamer"}
 BORDERS = AGENT | {"envs", "data", "runfolder", "schedule"}
-EVERYTHING = BORDERS | {"loop", "callbacks", "evaluation", "agent", "interop", "parity"}
+EVERYTHING = BORDERS | {"updates", "loop", "callbacks", "evaluation", "agent", "interop", "parity"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "runfolder": NOUNS,
     "runtime": set(),
     "schedule": set(),
-    "loop": BORDERS - {"runfolder"},
+    "updates": AGENT | {"data"},
+    "loop": (BORDERS | {"updates"}) - {"runfolder"},
     "callbacks": BORDERS | {"callbacks", "evaluation", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config

@@ -26,6 +26,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.schedule import Clocks, Limits, Schedule
+from dreamer_lightning.updates import StaticUpdate, Update
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Loop:
         evaluate: plays and dreams evaluation episodes: (metrics, episodes).
         seed: of the training noise; every rank draws its own.
         random_score: return of the uniformly random policy, for forecasts and plots.
+        static_update: every update works on the same memory: on a GPU it is one CUDA graph.
     """
 
     fabric: Fabric
@@ -62,6 +64,7 @@ class Loop:
     seed: int = 0
     random_score: float | None = None
     callbacks: list[Any] = field(default_factory=list)
+    static_update: bool = False
 
     def __post_init__(self) -> None:
         self.specs = self.dreamer.specs
@@ -69,6 +72,8 @@ class Loop:
         self.last: dict[str, Any] = {}
         self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
         self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
+        parts = (self.fabric, self.dreamer, self.module, self.optimizer, self.replay, self.generator)
+        self.update = (StaticUpdate if self.static_update else Update)(*parts)
         self.credit = 0.0  # updates owed to the steps played so far
         self.learning, self.resumed = False, False
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
@@ -126,20 +131,6 @@ class Loop:
             self.clocks.update += 1
             self.tick()
             self.call("on_train_batch_end", metrics=metrics)
-
-    def update(self) -> dict[str, Tensor]:
-        """One gradient step on one replayed batch; returns 0-d tensors."""
-        batch = self.replay.sample()
-        index = batch.pop("index")
-        output = self.module(batch.to(self.fabric.device, non_blocking=True), self.generator)
-        self.fabric.backward(output.loss)
-        grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.dreamer.actor_critic.update_slow_critic()
-        self.replay.write_latents(index, output.latents)
-        return {**output.metrics, "opt/grad_norm": norm}
 
     def report(self) -> None:
         """Evaluate and log where it is due."""
@@ -238,6 +229,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of the loop's own that a resumed run needs, in plain tensors and numbers."""
+        self.update.finish()
         return {
             "dreamer": self.dreamer.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -48,6 +48,7 @@ from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Size, Specs, UserError
+from dreamer_lightning.updates import check_capture
 
 
 def fit(
@@ -73,6 +74,7 @@ def fit(
     batch_length: int = 64,
     learning_starts: Count | None = None,
     threads: int | None = None,
+    cuda_graph: bool = False,
     imag_length: int = 15,
     imag_last: int = 0,
     actor_gradient: Literal["reinforce", "dynamics", "mix"] = "reinforce",
@@ -115,6 +117,7 @@ def fit(
         batch_length: agent steps of a sequence that are trained on; one more is sampled as context.
         learning_starts: sequences in the replay before the first update; None: batch_size * batch_length.
         threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
+        cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
         imag_length: agent steps dreamed from each start state.
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
         actor_gradient: reinforce (score function), dynamics (backpropagation through the dream) or mix.
@@ -160,6 +163,8 @@ def fit(
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
     module, optim = devices.setup(dreamer, optimizer([p for p in dreamer.parameters() if p.requires_grad]))
+    if cuda_graph:
+        check_capture(devices, optim)
 
     records = Replay(
         capacity=replay.capacity,
@@ -206,6 +211,7 @@ def fit(
         seed=seed,
         random_score=baseline,
         callbacks=callbacks,
+        static_update=cuda_graph,
     )
     if found:
         restore(loop, found)

@@ -1,0 +1,158 @@
+"""One gradient step on one batch: op by op, or replayed as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.dreamer import Dreamer, Noise
+from dreamer_lightning.types import IS_FIRST, Metrics, UserError
+
+WARM_UP = 3  # updates before the capture: libraries allocate their workspaces, the optimizer its moments
+
+
+@dataclass
+class Update:
+    """Replay a batch, one gradient step on one scalar, write fresher latents back.
+
+    Args:
+        fabric: launched Fabric.
+        dreamer: the raw agent.
+        module: the agent as Fabric wrapped it, whose forward trains.
+        optimizer: of all parameters, as Fabric wrapped it.
+        replay: this rank's records.
+        generator: source of the training noise.
+    """
+
+    fabric: Fabric
+    dreamer: Dreamer
+    module: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    replay: Replay
+    generator: torch.Generator
+
+    def __call__(self) -> Metrics:
+        """One update; returns 0-d tensors."""
+        batch = self.replay.sample()
+        index = batch.pop("index")
+        latents, metrics = self.step(batch.to(self.fabric.device, non_blocking=True), None)
+        self.replay.write_latents(index, latents)
+        return metrics
+
+    def step(self, batch: Any, noise: Noise | None) -> tuple[dict[str, Tensor], Metrics]:
+        """Forward, backward, optimizer and slow critic on a batch; returns packed latents [b, t, .] and metrics."""
+        output = self.module(batch, self.generator, noise)
+        self.fabric.backward(output.loss)
+        grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.dreamer.actor_critic.update_slow_critic()
+        return output.latents, {**output.metrics, "opt/grad_norm": norm}
+
+    def finish(self) -> None:
+        """Leave nothing half done: called before the replay is saved."""
+
+
+@dataclass
+class StaticUpdate(Update):
+    """The same step with every input and output at a fixed address, as a CUDA graph needs it.
+
+    Batch and noise are copied into buffers, the step runs on them, and its latents are fetched while the next step
+    runs: they reach the replay one update later than ``Update`` writes them. Away from a GPU the step runs op by op,
+    which is how the tests hold the buffers to ``Update``.
+    """
+
+    def __post_init__(self) -> None:
+        self.batch: TensorDictBase | None = None
+        self.graph: Any = None
+        self.calls = 0
+        self.pending: tuple[Tensor, dict[str, Tensor], Any] | None = None
+
+    def __call__(self) -> Metrics:
+        batch = self.replay.sample()  # while the device still works on the step before
+        index = batch.pop("index")
+        self.fill(batch)
+        latents, metrics = self.run()
+        before, self.pending = self.pending, (index, *self.fetch(latents))
+        self.write(before)
+        return metrics
+
+    def fill(self, batch: TensorDictBase) -> None:
+        """Copy a batch and fresh noise into the buffers."""
+        b, t = batch[IS_FIRST].shape
+        noise = self.dreamer.noise(b, t - 1, self.generator)
+        if self.batch is None:
+            self.batch, self.noise = batch.to(self.fabric.device).clone(), Noise(*(x.clone() for x in noise))
+            return
+        for key, value in batch.items(True, True):
+            self.batch[key].copy_(value, non_blocking=True)
+        for old, new in zip(self.noise, noise, strict=True):
+            old.copy_(new)
+
+    def run(self) -> tuple[dict[str, Tensor], Metrics]:
+        """The step on the buffers; from the fourth on a CUDA device, the captured one."""
+        if self.fabric.device.type != "cuda":
+            return self.step(self.batch, self.noise)
+        if self.graph is not None:
+            self.graph.replay()
+            return self.outputs
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                outputs = self.step(self.batch, self.noise)
+            torch.cuda.current_stream().wait_stream(side)
+            return outputs
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.step(self.batch, self.noise)
+        self.graph.replay()  # the capture itself computed nothing
+        return self.outputs
+
+    def fetch(self, latents: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+        """Start copying latents to the host; the event says when they have come."""
+        if self.fabric.device.type != "cuda":
+            return latents, None
+        host = {key: torch.empty_like(value, device="cpu", pin_memory=True) for key, value in latents.items()}
+        for key, value in latents.items():
+            host[key].copy_(value, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event
+
+    def write(self, fetched: tuple[Tensor, dict[str, Tensor], Any] | None) -> None:
+        """Write the latents of an earlier step to the replay."""
+        if fetched is None:
+            return
+        index, latents, event = fetched
+        if event is not None:
+            event.synchronize()
+        self.replay.write_latents(index, latents)
+
+    def finish(self) -> None:
+        fetched, self.pending = self.pending, None
+        self.write(fetched)
+
+
+def check_capture(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
+    """Whether the update can be one CUDA graph.
+
+    Raises:
+        UserError: not on this device, with this precision or by this optimizer.
+    """
+    if fabric.device.type != "cuda" or fabric.world_size > 1:
+        what = f"{fabric.world_size} devices" if fabric.world_size > 1 else f"the {fabric.device.type}"
+        raise UserError(f"--cuda_graph: needs exactly one GPU, and this run is on {what}; leave it false")
+    if fabric._precision.precision == "16-mixed":
+        raise UserError("--cuda_graph: 16-mixed looks at every loss; take --fabric.precision bf16-mixed or 32-true")
+    if not all(group.get("capturable") for group in optimizer.param_groups):
+        raise UserError(f"--cuda_graph: {type(optimizer).__name__} is not capturable; take LaProp or capturable: true")

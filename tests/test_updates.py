@@ -1,0 +1,84 @@
+"""The update with fixed buffers, which a CUDA graph needs, equals the plain one."""
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+import tiny
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.optim import LaProp
+from dreamer_lightning.types import UserError
+from dreamer_lightning.updates import StaticUpdate, Update, check_capture
+
+STREAMS, STEPS, LENGTH = 2, 40, 6
+
+
+def make(kind, accelerator="cpu", precision="32-true", lr=1e-3):
+    """An update over a replay of random records, the same for the same arguments."""
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    dreamer = tiny.agent()
+    dreamer = dreamer.to(fabric.device)
+    module, optimizer = fabric.setup(dreamer, LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr))
+    replay = Replay(capacity=1000, batch_size=4, length=LENGTH, num_streams=STREAMS, seed=1)
+    rssm = dreamer.world_model.rssm
+    records = []
+    for stream in range(STREAMS):
+        latent = {key: value[0].cpu() for key, value in rssm.pack(rssm.initial(1, STEPS)).items()}
+        flat = tiny.records(1, STEPS, seed=stream)
+        obs = {key: value[0] for key, value in flat.pop("obs").items()}
+        records.append({**{key: value[0] for key, value in flat.items()}, "obs": obs, "latent": latent})
+    replay.extend(records)
+    generator = torch.Generator(fabric.device).manual_seed(2)
+    return kind(fabric, dreamer, module, optimizer, replay, generator)
+
+
+def stored(update):
+    """The deterministic states in the replay."""
+    return update.replay.data["latent", "deter"][:, :STEPS]
+
+
+def assert_same(one, two, **tolerance):
+    for (name, p), q in zip(one.dreamer.state_dict().items(), two.dreamer.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+    torch.testing.assert_close(stored(one), stored(two), **tolerance)
+
+
+def test_static_buffers_change_nothing():
+    plain, static = make(Update), make(StaticUpdate)
+    for _ in range(6):
+        a, b = plain(), static()
+        static.finish()  # otherwise its latents come one update later
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert_same(plain, static, rtol=0, atol=0)
+    assert stored(plain).any()
+
+
+def test_latents_of_a_step_are_written_during_the_next():
+    static = make(StaticUpdate)
+    static()
+    assert not stored(static).any()
+    static()
+    written = stored(static).clone()
+    assert written.any()
+    static.finish()
+    assert not torch.equal(written, stored(static))
+    static.finish()  # nothing is left
+
+
+def test_capture_is_refused_where_it_cannot_be():
+    update = make(Update)
+    with pytest.raises(UserError, match="needs exactly one GPU, and this run is on the cpu"):
+        check_capture(update.fabric, update.optimizer)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("bf16-mixed", 2e-2)])
+def test_captured_updates_equal_plain_ones(precision, tolerance):
+    plain, captured = (make(kind, "cuda", precision, lr=1e-4) for kind in (Update, StaticUpdate))
+    check_capture(captured.fabric, captured.optimizer)
+    for _ in range(10):
+        plain(), captured()
+        captured.finish()
+    assert captured.graph is not None
+    assert_same(plain, captured, rtol=tolerance, atol=tolerance)
