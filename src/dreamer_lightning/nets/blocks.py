@@ -1,4 +1,4 @@
-"""The layers every network is made of: linear, block-linear, convolution, RMS norm, MLP, and their initialiser.
+"""The layers every network is made of: linear, block-linear, convolution, MLP, and their initialiser.
 
 Source: danijar/dreamerv3 `embodied/jax/nets.py@e3f0224` (defaults and initialisers).
 """
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer_lightning.ops.scalars import precise
+from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
+from dreamer_lightning.nets.norms import norm_layer as norm_layer
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368
@@ -76,15 +77,24 @@ class Linear(nn.Linear):
         out_features: outputs.
         outscale: factor on the initial kernel (0 for outputs that must start at zero).
         init: initialiser, see ``init_kernel``.
+        bias: whether there is one.
     """
 
-    def __init__(self, in_features: int, out_features: int, outscale: float = 1.0, init: str = "trunc_normal_in"):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        outscale: float = 1.0,
+        init: str = "trunc_normal_in",
+        bias: bool = True,
+    ):
         self.outscale, self.init = outscale, init
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, bias)
 
     def reset_parameters(self) -> None:
         init_kernel(self.weight, self.in_features, self.out_features, self.outscale, self.init)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class BlockLinear(nn.Module):
@@ -132,26 +142,6 @@ class BlockLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, blocks={self.blocks}"
-
-
-class RMSNorm(nn.Module):
-    """``x * rsqrt(mean(x^2) + eps) * weight`` over the last axis, in float32, cast back to the input's type.
-
-    Args:
-        features: size of the last axis.
-        eps: added to the mean square.
-    """
-
-    def __init__(self, features: int, eps: float = 1e-4):
-        super().__init__()
-        self.features, self.eps = features, eps
-        self.weight = nn.Parameter(torch.ones(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(precise(x), (self.features,), self.weight, self.eps).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.features}, eps={self.eps}"
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -243,13 +233,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return y[..., : 2 * x.shape[-2], : 2 * x.shape[-1]] if self.same else y
 
 
-def norm_layer(name: str, features: int) -> nn.Module:
-    """``rms`` or ``none``."""
-    if name not in ("rms", "none"):
-        raise UserError(f"norm: unknown normalisation '{name}', choose rms or none")
-    return RMSNorm(features) if name == "rms" else nn.Identity()
-
-
 class MLP(nn.Module):
     """``layers`` times (Linear, norm, activation).
 
@@ -258,7 +241,7 @@ class MLP(nn.Module):
         units: width of every layer.
         layers: number of layers; 0 passes the input through.
         act: activation, see ``activation``.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` (whose shift is the layer's bias, as in the V3 of 2023) or ``none``.
         init: initialiser, see ``init_kernel``.
     """
 
@@ -272,7 +255,8 @@ class MLP(nn.Module):
         init: str = "trunc_normal_in",
     ):
         super().__init__()
-        self.linears = nn.ModuleList(Linear(units if i else in_dim, units, init=init) for i in range(layers))
+        widths = [in_dim] + [units] * (layers - 1)
+        self.linears = nn.ModuleList(Linear(width, units, init=init, bias=norm != "layer") for width in widths[:layers])
         self.norms = nn.ModuleList(norm_layer(norm, units) for _ in range(layers))
         self.act = activation(act)
         self.out_dim = units if layers else in_dim

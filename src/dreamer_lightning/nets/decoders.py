@@ -42,8 +42,9 @@ class SymlogMLPDecoder(Decoder):
         units: width of the layers.
         layers: number of layers.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         outscale: factor on the output layers' initial kernels.
+        init: initialiser of the kernels.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class SymlogMLPDecoder(Decoder):
         act: str = "silu",
         norm: str = "rms",
         outscale: float = 1.0,
+        init: str = "trunc_normal_in",
     ):
         super().__init__()
         self.spaces = dict(spaces)
-        self.mlp = MLP(stoch + deter, units, layers, act, norm)
-        self.outs = nn.ModuleList(Linear(self.mlp.out_dim, space.size, outscale) for space in spaces.values())
+        self.mlp = MLP(stoch + deter, units, layers, act, norm, init)
+        self.outs = nn.ModuleList(Linear(self.mlp.out_dim, space.size, outscale, init) for space in spaces.values())
 
     def forward(self, latent: Latent) -> dict[str, Output]:
         x = self.mlp(torch.cat([latent.stoch, latent.deter], -1))
@@ -79,7 +81,7 @@ class MLPDecoder(Decoder):
         units: width of the layers.
         layers: number of layers.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
@@ -119,7 +121,7 @@ class UpsampleDecoder(Decoder):
         units: half the width of the layer that takes ``stoch``.
         blocks: blocks of the layer that takes ``deter``.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         outscale: factor on the output layer's initial kernel.
     """
 

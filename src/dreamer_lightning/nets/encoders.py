@@ -37,15 +37,23 @@ class SymlogMLPEncoder(Encoder):
         units: width of the layers.
         layers: number of layers.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
+        init: initialiser of the kernels.
     """
 
     def __init__(
-        self, spaces: dict[str, Space], *, units: int = 64, layers: int = 3, act: str = "silu", norm: str = "rms"
+        self,
+        spaces: dict[str, Space],
+        *,
+        units: int = 64,
+        layers: int = 3,
+        act: str = "silu",
+        norm: str = "rms",
+        init: str = "trunc_normal_in",
     ):
         super().__init__()
         self.spaces = dict(sorted(spaces.items()))
-        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm)
+        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm, init)
         self.embed_dim = self.mlp.out_dim
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
@@ -60,7 +68,7 @@ class MLPEncoder(Encoder):
         units: width of the layers.
         layers: number of layers.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
@@ -92,7 +100,7 @@ class MaxPoolEncoder(Encoder):
         mults: one entry per stage; each halves height and width.
         kernel: side of the convolutions.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
     """
 
     def __init__(

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from dreamer_lightning.nets.actions import BoundedNormal, OneHot, PolicyOutput, TanhNormal, TruncatedNormal
 from dreamer_lightning.nets.blocks import MLP, Linear
-from dreamer_lightning.nets.outputs import Binary, Distribution, Normal, Output, TwoHot
+from dreamer_lightning.nets.outputs import (
+    Binary,
+    Certain,
+    Distribution,
+    Normal,
+    Output,
+    SymlogTwoHot,
+    TanhTarget,
+    TwoHot,
+)
 from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.types import Space, Specs, UserError
 
@@ -32,7 +41,8 @@ class TwoHotHead(Head):
         bins: number of bins.
         outscale: factor on the output layer's initial kernel; 0 starts with the prediction 0.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
+        init: initialiser of the kernels.
     Source: danijar/dreamerv3 `embodied/jax/heads.py@e3f0224` (symexp_twohot).
     """
 
@@ -46,17 +56,33 @@ class TwoHotHead(Head):
         outscale: float = 0.0,
         act: str = "silu",
         norm: str = "rms",
+        init: str = "trunc_normal_in",
     ):
         super().__init__()
         if bins < 2:
             raise UserError(f"bins={bins} cannot code a number: give 2 or more (255 in the paper)")
-        self.mlp = MLP(in_dim, units, layers, act, norm)
-        self.out = Linear(self.mlp.out_dim, bins, outscale)
+        self.mlp = MLP(in_dim, units, layers, act, norm, init)
+        self.out = Linear(self.mlp.out_dim, bins, outscale, init)
         self.bins: Tensor
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def forward(self, feat: Float[Tensor, "*b f"]) -> TwoHot:
         return TwoHot(self.out(self.mlp(feat)), self.bins)
+
+
+class SymlogTwoHotHead(TwoHotHead):
+    """A scalar as probabilities of bins evenly spaced in symlog space, between which it is linear there (V3-2023).
+
+    Args: as ``TwoHotHead``.
+    Source: danijar/dreamerv3 `dreamerv3/jaxutils.py@8fa35f8` (DiscDist).
+    """
+
+    def __init__(self, in_dim: int, *, bins: int = 255, **options):
+        super().__init__(in_dim, bins=bins, **options)
+        self.bins.copy_(torch.linspace(-20, 20, bins))
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> SymlogTwoHot:
+        return SymlogTwoHot(self.out(self.mlp(feat)), self.bins)
 
 
 class BinaryHead(Head):
@@ -68,7 +94,7 @@ class BinaryHead(Head):
         layers: number of hidden layers.
         outscale: factor on the output layer's initial kernel.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         init: initialiser of the kernels (V1, V2: ``glorot``).
     """
 
@@ -91,6 +117,20 @@ class BinaryHead(Head):
         return Binary(self.out(self.mlp(feat)).squeeze(-1))
 
 
+class EndlessHead(Head):
+    """Says that the episode always goes on, and learns nothing (V1 and V2 where time alone ends episodes).
+
+    Args:
+        in_dim: features.
+    """
+
+    def __init__(self, in_dim: int):
+        super().__init__()
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> Certain:
+        return Certain(feat.new_ones(feat.shape[:-1], dtype=torch.float32))
+
+
 class MSEHead(Head):
     """A scalar as the mean of a unit normal: half the squared error, up to a constant (V1 and V2's reward and value).
 
@@ -100,7 +140,7 @@ class MSEHead(Head):
         layers: number of hidden layers.
         outscale: factor on the output layer's initial kernel.
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
@@ -123,6 +163,16 @@ class MSEHead(Head):
         return Normal(self.out(self.mlp(feat)).squeeze(-1), 1.0, 0)
 
 
+class TanhMSEHead(MSEHead):
+    """As ``MSEHead``, for the tanh of the target, in which it also predicts (V2's rewards on Atari).
+
+    Args: as ``MSEHead``.
+    """
+
+    def forward(self, feat: Float[Tensor, "*b f"]) -> TanhTarget:
+        return TanhTarget(self.out(self.mlp(feat)).squeeze(-1), 1.0, 0)
+
+
 class PolicyHead(Head):
     """Actions: normals of bounded mean and std for continuous ones, one-hot categoricals for discrete ones (V3).
 
@@ -136,7 +186,7 @@ class PolicyHead(Head):
         outscale: factor on the output layers' initial kernels.
         unimix: share of random choice in discrete actions (the reference's policy ignores its own option: 0).
         act: activation.
-        norm: ``rms`` or ``none``.
+        norm: ``rms``, ``layer`` or ``none``.
         init: initialiser of the kernels (V1, V2: ``glorot``).
     Source: danijar/dreamerv3 `embodied/jax/heads.py@e3f0224` (bounded_normal, categorical).
     """

@@ -88,7 +88,8 @@ class Categorical(Latents):
         return onehot.sample(onehot.mixed_probs(params, self.unimix), noise).flatten(-2).to(params.dtype)
 
     def mode(self, params: Float[Tensor, "*b s c"]) -> Float[Tensor, "*b z"]:
-        return self.draw(params, params.argmax(-1))
+        """Without a gradient."""
+        return F.one_hot(params.argmax(-1), self.classes).flatten(-2).to(params.dtype)
 
     def noise_of(self, params: Tensor, stoch: Float[Tensor, "*b z"]) -> Shaped[Tensor, "*b s"]:
         return self.params(stoch).argmax(-1)

@@ -80,6 +80,38 @@ class TwoHot(Output):
         return -(self.logp.gather(-1, index) * weight).sum(-1)
 
 
+class SymlogTwoHot(TwoHot):
+    """A scalar as probabilities of bins that lie in symlog space.
+
+    Args:
+        logits: [*b, bins].
+        bins: bin centres, in symlog of the units of the target, symmetric and increasing.
+    """
+
+    def pred(self) -> Float[Tensor, "*b"]:
+        return symexp(super().pred())
+
+    def loss(self, target: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return super().loss(symlog(target))
+
+
+class Certain(Output):
+    """A number that is known, whatever is seen.
+
+    Args:
+        value: [*b].
+    """
+
+    def __init__(self, value: Float[Tensor, "*b"]):
+        self.value = value
+
+    def pred(self) -> Float[Tensor, "*b"]:
+        return self.value
+
+    def loss(self, target: Shaped[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return torch.zeros_like(self.value)
+
+
 class Binary(Output):
     """The probability of an event.
 
@@ -245,3 +277,10 @@ class Normal(Distribution):
 
     def entropy(self) -> Tensor:
         return sum_event((self.std.log() + (LOG_SQRT_2PI + 0.5)).expand_as(self.mean), self.event_dims)
+
+
+class TanhTarget(Normal):
+    """A normal over the tanh of the target; it predicts in that unit."""
+
+    def loss(self, target: Tensor) -> Tensor:
+        return super().loss(torch.tanh(target))
