@@ -1,0 +1,127 @@
+"""However an update is run, its numbers are those of eager float32, step by step, on one process.
+
+The draws are injected. The limits are relative L2 errors of each loss, each latent and each module's gradient;
+float32 modes differ by the order of sums alone, bf16-mixed by 8 bits of mantissa in every matrix product.
+Two processes are in `test_ddp`.
+"""
+
+import shutil
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+import agreement
+
+FLOAT32 = {"loss": 1e-6, "losses": 5e-6, "latents": 1e-6, "grads": 2e-5}
+BF16 = {"loss": 5e-3, "losses": 3e-2, "latents": 2e-2, "grads": 0.1}
+GPU = {"loss": 1e-5, "losses": 1e-4, "latents": 1e-5, "grads": 2e-4}  # a GPU's own order of sums
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="no C++ compiler, which TorchInductor needs on a CPU"
+)
+pytestmark = [  # torch.compile trips over torch's own deprecations
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
+gradients = pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+
+
+@pytest.fixture(autouse=True)
+def exact_matmul():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    torch._dynamo.reset()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def wanted(gradient: str) -> dict[str, torch.Tensor]:
+    """Eager float32 on the CPU, step by step."""
+    dreamer = agreement.agent(gradient, steps=True)
+    return agreement.update(dreamer, dreamer)
+
+
+def mixed(gradient: str, accelerator: str) -> dict[str, torch.Tensor]:
+    """Under Fabric's bf16-mixed, as ``fit`` runs it."""
+    fabric = Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed")
+    dreamer = agreement.agent(gradient)
+    module = fabric.setup(dreamer)
+    return agreement.update(dreamer, module, fabric.device.type, fabric.backward)
+
+
+@gradients
+def test_scans_agree_with_steps(gradient):
+    dreamer = agreement.agent(gradient)
+    assert dreamer.world_model.rssm.scannable
+    agreement.assert_within(agreement.update(dreamer, dreamer), wanted(gradient), **FLOAT32)
+
+
+@gradients
+def test_bf16_mixed_agrees(gradient):
+    agreement.assert_within(mixed(gradient, "cpu"), wanted(gradient), **BF16)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["scans", "steps"])
+def test_the_captured_graph_agrees(steps):
+    """The whole forward is one graph without a break, and the graph computes what eager does (no compiler needed)."""
+    dreamer = agreement.agent("reinforce", steps=steps)
+    forward = torch.compile(dreamer, backend="aot_eager", fullgraph=True)
+    agreement.assert_within(agreement.update(dreamer, forward), wanted("reinforce"), **FLOAT32)
+
+
+@pytest.mark.compile
+@needs_compiler
+def test_a_compiled_step_agrees():
+    """One observe step, the prior and their KL through TorchInductor: what a compiled scan repeats."""
+    dreamer = agreement.agent("reinforce")
+    rssm = dreamer.world_model.rssm
+    data, noise = agreement.inputs(dreamer)
+    embed = dreamer.world_model.encoder({k: x[:, 1] for k, x in data["obs"].items()}).detach()
+    start = rssm.unpack({k: x[:, 0] for k, x in data["latent"].items()})
+
+    def step(embed, noise):
+        latent, post = rssm.observe_step(start, data["prev_action"][:, 1], embed, data["is_first"][:, 1], noise)
+        losses, _ = rssm.loss(post, rssm.prior(latent.deter))
+        return latent.deter, latent.stoch, losses["dyn"], losses["rep"]
+
+    found = []
+    for function in (torch.compile(step, fullgraph=True), step):
+        outputs = function(embed.requires_grad_(), noise.post[:, 0])
+        grads = torch.autograd.grad(sum((x.square()).sum() for x in outputs), [embed, *rssm.parameters()])
+        found.append([x.detach() for x in (*outputs, *grads)])
+    for got, want in zip(*found, strict=True):
+        assert (got - want).norm() <= 2e-5 * want.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.compile
+@needs_compiler
+@gradients
+def test_the_compiled_update_agrees(gradient):
+    dreamer = agreement.agent(gradient)
+    got = agreement.update(dreamer, torch.compile(dreamer))
+    agreement.assert_within(got, wanted(gradient), **{**FLOAT32, "losses": 1e-5, "grads": 1e-4})
+
+
+@pytest.mark.gpu
+@gradients
+def test_a_gpu_agrees(gradient):
+    dreamer = agreement.agent(gradient, "cuda")
+    agreement.assert_within(agreement.update(dreamer, dreamer, "cuda"), wanted(gradient), **GPU)
+
+
+@pytest.mark.gpu
+@gradients
+def test_bf16_mixed_on_a_gpu_agrees(gradient):
+    agreement.assert_within(mixed(gradient, "cuda"), wanted(gradient), **BF16)
+
+
+@pytest.mark.gpu
+@pytest.mark.compile
+@gradients
+def test_the_compiled_update_on_a_gpu_agrees(gradient):
+    dreamer = agreement.agent(gradient, "cuda")
+    got = agreement.update(dreamer, torch.compile(dreamer), "cuda")
+    agreement.assert_within(got, wanted(gradient), **GPU)
