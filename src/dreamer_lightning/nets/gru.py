@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, Linear
-from dreamer_lightning.nets.latents import Categorical, FreeNats, Latents, batch_mean
+from dreamer_lightning.nets.latents import Categorical, FreeNats, Latents
 from dreamer_lightning.nets.norms import LayerNorm
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.types import Latent
@@ -92,7 +92,7 @@ class GRURSSM(RSSM):
         cell: Callable[[int, int], nn.Module] = LayerNormGRU,
         latents: Callable[[], Latents] = Categorical,
         free_nats: float = 1.0,
-        free: FreeNats = batch_mean,
+        free: FreeNats = "batch_mean",
         act: str = "elu",
         norm: str = "none",
         init: str = "glorot",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -176,7 +176,7 @@ def normal_entropy(std: Float[Tensor, "*b z"]) -> Float[Tensor, "*b"]:
 
 # Where free nats apply.
 
-FreeNats = Callable[[Tensor, float], Tensor]
+FreeNats = Literal["per_step", "batch_mean"]
 
 
 def per_step(kl: Float[Tensor, "*b"], free: float) -> Float[Tensor, "*b"]:
@@ -187,3 +187,6 @@ def per_step(kl: Float[Tensor, "*b"], free: float) -> Float[Tensor, "*b"]:
 def batch_mean(kl: Float[Tensor, "*b"], free: float) -> Float[Tensor, "*b"]:
     """``max(free, mean KL)`` over the whole batch of this process, at every step the same (DreamerV1, DreamerV2)."""
     return kl.mean().clamp(min=free).expand_as(kl)
+
+
+FREE: dict[FreeNats, Callable[[Tensor, float], Tensor]] = {"per_step": per_step, "batch_mean": batch_mean}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
 from dreamer_lightning.nets.frozen import frozen
-from dreamer_lightning.nets.latents import Categorical, FreeNats, Latents, per_step
+from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
@@ -42,7 +42,7 @@ class RSSM(nn.Module, ABC):
     def __init__(self, action_dim: int, deter: int, latents: Latents, free_nats: float, free: FreeNats):
         super().__init__()
         self.action_dim, self.deter_dim, self.stoch_dim = action_dim, deter, latents.stoch_dim
-        self.latents, self.free_nats, self.free = latents, free_nats, free
+        self.latents, self.free_nats, self.free = latents, free_nats, FREE[free]
 
     @abstractmethod
     def core(self, latent: Latent, action_in: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
@@ -234,7 +234,7 @@ class BlockRSSM(RSSM):
         unimix: float = 0.01,
         latents: Callable[[], Latents] | None = None,
         free_nats: float = 1.0,
-        free: FreeNats = per_step,
+        free: FreeNats = "per_step",
         absolute: bool = False,
         outscale: float = 1.0,
         act: str = "silu",
