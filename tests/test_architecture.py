@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "world_model": MODEL,
     "actor_critic": MODEL,
     "dreamer": MODEL | {"world_model", "actor_critic"},
+    "versions": MODEL | {"actor_critic", "versions"},
     "envs": NOUNS | {"envs"},
     "data": NOUNS | {"envs", "data"},
     "runfolder": NOUNS,

@@ -74,7 +74,7 @@ class Loop:
         self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
         parts = (self.fabric, self.dreamer, self.module, self.optimizer, self.replay, self.generator)
         self.update = (StaticUpdate if self.static_update else Update)(*parts)
-        self.credit = 0.0  # updates owed to the steps played so far
+        self.credit, self.paying = 0.0, False  # updates owed to the steps played so far; whether they are due
         self.learning, self.resumed = False, False
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
         self.carry: dict[str, Tensor] | None = None
@@ -92,7 +92,7 @@ class Loop:
             self.call("on_train_start")
             collector = iter(self.collector)
             while not self.finished():
-                if self.credit < 1:  # a run that stopped between two updates goes on with the second
+                if not self.paying:  # a run that stopped between two updates goes on with the second
                     self.collect(collector)
                 self.train()
                 self.report()
@@ -109,6 +109,8 @@ class Loop:
         with self.timed("collect"):
             wire = next(collector)
             if self.carry is None:
+            if self.schedule.prefill:
+                self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
                 self.carry = initial_carry(wire.shape[0])
             records, self.carry = to_records(wire, self.carry)
             self.replay.extend(records)
@@ -119,15 +121,19 @@ class Loop:
         self.call("on_collect_end", wire=wire)
         if self.learning:
             self.credit += played * self.schedule.train_ratio / self.schedule.batch_steps
-        else:  # what was played before learning began is not made up for
+            self.paying = self.credit >= self.schedule.burst
+        elif self.clocks.agent_step >= self.schedule.prefill:  # what was played before is not made up for
             self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
 
     def train(self) -> None:
+            self.credit = float(self.schedule.pretrain if self.learning else 0)
+            self.paying = self.credit >= 1
         """Pay the updates that are owed."""
-        while self.credit >= 1 and not self.finished():
+        while self.paying and not self.finished():
             self.credit -= 1
             with self.timed("train"):
                 metrics = self.update()
+            self.paying = self.credit >= 1
             self.clocks.update += 1
             self.tick()
             self.call("on_train_batch_end", metrics=metrics)
@@ -238,6 +244,7 @@ class Loop:
             "credit": self.credit,
             "learning": self.learning,
             "cadence": [int(self.next_log), int(self.next_evaluation)],
+            "paying": self.paying,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -249,6 +256,7 @@ class Loop:
         self.credit, self.learning = state["credit"], state["learning"]
         self.next_log, self.next_evaluation = state["cadence"]
         self.stop_reason, self.resumed = None, True
+        self.paying = state.get("paying", self.credit >= 1)
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: the states of its training and acting noise.

@@ -32,6 +32,9 @@ class Schedule:
         train_ratio: replayed steps for each agent step, both over all ranks.
         batch_steps: trained steps in a batch over all ranks, ``batch_size * batch_length``.
         learning_starts: windows in each rank's replay before the first update.
+        prefill: agent steps, over all ranks, that a random policy plays first; no update is made before.
+        pretrain: updates made at once when learning begins.
+        burst: updates made at once after that, as soon as so many are owed.
         log_every: env steps between two rows.
         evaluate_every: env steps between two evaluations, 0 for none.
     """
@@ -39,5 +42,8 @@ class Schedule:
     train_ratio: float = 512.0
     batch_steps: int = 1024
     learning_starts: int = 1024
+    prefill: int = 0
+    pretrain: int = 0
+    burst: int = 1
     log_every: int = 1000
     evaluate_every: int = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +28,13 @@ from dreamer_lightning.commands.options import (
     CollectorOptions,
     EvaluationOptions,
     FabricOptions,
+    ReplayOptions,
     WandbOptions,
 )
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
+from dreamer_lightning.data.episodes import EpisodeReplay
+from dreamer_lightning.data.overlap import Overlap, copier
+from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
@@ -94,16 +101,47 @@ def build_collector(
     fabric: Fabric, dreamer: Dreamer, env: EnvFactory, options: CollectorOptions, num_envs: int, seed: int
 ) -> Any:
     """This rank's environments under the acting policy, in the precision of training."""
+    actor = copy.deepcopy(dreamer).requires_grad_(False) if options.overlap else dreamer
 
     def act(*args: Any) -> Any:
         with fabric.autocast():
-            return dreamer.act(*args)
+            return actor.act(*args)
 
     first = seed * 1009 + fabric.global_rank * 31
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
     envs = make_batched(env, num_envs, first, options.backend, carried)
-    return make_collector(envs, CollectorPolicy(act, dreamer.specs, generator, fabric.device), options.steps)
+    policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, options.noise)
+    acting = make_collector(envs, policy, options.steps)
+    return Overlap(acting, copier(dreamer, actor), fabric.device) if options.overlap else acting
+
+
+def build_replay(
+    options: ReplayOptions, folder: Path, batch_size: int, batch_length: int, num_envs: int, seed: int
+) -> Replay:
+    """This rank's records; a context step comes before each sequence.
+
+    Args:
+        options: of the replay.
+        folder: where memory-mapped files go.
+        batch_size: sequences of this rank.
+        batch_length: trained steps of each.
+        num_envs: streams.
+        seed: of the sampler.
+    """
+    kind = partial(EpisodeReplay, prioritize_ends=options.prioritize_ends) if options.episodes else Replay
+    return kind(
+        capacity=options.capacity,
+        capacity_gb=options.capacity_gb,
+        batch_size=batch_size,
+        length=batch_length + 1,
+        num_streams=num_envs,
+        seed=seed,
+        online=options.online,
+        storage=options.storage,
+        folder=folder if options.storage == "memmap" else None,
+        latents=options.latents,
+    )
 
 
 def example_record(specs: Specs, dreamer: Dreamer) -> dict[str, Any]:

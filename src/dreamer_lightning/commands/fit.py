@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dreamer_lightning import runfolder
+from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.callbacks.base import say
 from dreamer_lightning.callbacks.checkpoint import restore
 from dreamer_lightning.commands.build import (
@@ -20,13 +21,14 @@ from dreamer_lightning.commands.build import (
     build_collector,
     build_evaluator,
     build_fabric,
+    build_replay,
     build_tracking,
     example_record,
     play_randomly,
     probe,
 )
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
-from dreamer_lightning.commands.networks import build_dreamer
+from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
     CollectorOptions,
@@ -39,7 +41,6 @@ from dreamer_lightning.commands.options import (
     WandbOptions,
 )
 from dreamer_lightning.commands.run import Run
-from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
@@ -61,6 +62,7 @@ def fit(
     policy: Callable[[int, Specs], PolicyHead],
     value: Callable[[int], Head],
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    actor_critic: type[ActorCritic] = ActorCritic,
     seed: int = 0,
     run_dir: str | None = None,
     resume: str | None = None,
@@ -73,6 +75,9 @@ def fit(
     batch_size: int = 16,
     batch_length: int = 64,
     learning_starts: Count | None = None,
+    prefill: Count = Count(0),
+    pretrain: int = 0,
+    burst: int = 1,
     threads: int | None = None,
     cuda_graph: bool = False,
     imag_length: int = 15,
@@ -104,6 +109,7 @@ def fit(
         policy: from the size of feat and the specs, the policy head.
         value: from the size of feat, the value head.
         optimizer: from the parameters, the optimizer of everything.
+        actor_critic: the class of their losses: ActorCritic (V3), or another from dreamer_lightning.versions.
         seed: of networks, environments, replay and noise; each has its own generator.
         run_dir: folder of this run; None: runs/TASK-SIZE-sSEED-TIME below the current folder.
         resume: run folder to go on with, under its own config; options such as --env_steps may extend it.
@@ -116,6 +122,9 @@ def fit(
         batch_size: sequences in a batch, over all ranks.
         batch_length: agent steps of a sequence that are trained on; one more is sampled as context.
         learning_starts: sequences in the replay before the first update; None: batch_size * batch_length.
+        prefill: agent steps that a random policy plays before learning begins, over all ranks.
+        pretrain: updates made at once when learning begins.
+        burst: updates are made this many at a time, as soon as the train ratio owes them.
         threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
         cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
         imag_length: agent steps dreamed from each start state.
@@ -162,26 +171,20 @@ def fit(
     if found:
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
-    module, optim = devices.setup(dreamer, optimizer([p for p in dreamer.parameters() if p.requires_grad]))
+    module, optim = devices.setup(dreamer, optimizer(parts(dreamer)))
     if cuda_graph:
         check_capture(devices, optim)
 
-    records = Replay(
-        capacity=replay.capacity,
-        capacity_gb=replay.capacity_gb,
-        batch_size=batch_size // world,
-        length=batch_length + 1,
-        num_streams=num_envs,
-        seed=seed * world + rank,
-        online=replay.online,
-        storage=replay.storage,
-        folder=folder / "memmap" / f"rank-{rank}" if replay.storage == "memmap" else None,
-    )
+    shard = folder / "memmap" / f"rank-{rank}"
+    records = build_replay(replay, shard, batch_size // world, batch_length, num_envs, seed * world + rank)
     batch_steps = batch_size * batch_length
     schedule = Schedule(
         train_ratio=train_ratio,
         batch_steps=batch_steps,
         learning_starts=-(-(learning_starts or batch_steps) // world),
+        prefill=prefill,
+        pretrain=pretrain,
+        burst=burst,
         log_every=log_every,
         evaluate_every=evaluation.every,
     )

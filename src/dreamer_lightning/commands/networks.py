@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.optim import Parts
 from dreamer_lightning.types import Specs, UserError
 from dreamer_lightning.world_model import WorldModel
 
@@ -28,8 +29,14 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
         reward_grad=losses.reward_grad,
     )
     names = ("policy", "value", "imag_length", "imag_last", "actor_gradient", "value_aware")
-    actor_critic = ActorCritic(specs, model.feat_dim, **{name: options[name] for name in names}, **losses.returns)
+    kind: type[ActorCritic] = options["actor_critic"]
+    actor_critic = kind(specs, model.feat_dim, **{name: options[name] for name in names}, **losses.returns)
     return Dreamer(model, actor_critic, losses.scales)
+
+
+def parts(dreamer: Dreamer) -> Parts:
+    """The agent's parameters for its optimizer, grouped as ``model``, ``actor`` and ``critic``."""
+    return Parts(dreamer, actor=dreamer.actor_critic.policy, critic=dreamer.actor_critic.value)
 
 
 def misfits(dreamer: Dreamer, weights: dict[str, Tensor]) -> str:

@@ -58,6 +58,7 @@ class LossOptions:
         actent: entropy bonus of the policy, per nat.
         slowreg: weight of the value's pull towards the slow critic.
         slow_rate: fraction of the critic that moves into the slow critic at each update.
+        slow_every: updates between two such moves.
         slowtar: bootstrap dreamed returns from the slow critic instead of the critic.
         gradient_mix: share of the score function when actor_gradient is mix, 0 to 1.
         contdisc: the continue head learns the discount too, which then is not applied again in dreams.
@@ -77,6 +78,7 @@ class LossOptions:
     actent: float = 3e-4
     slowreg: float = 1.0
     slow_rate: float = 0.02
+    slow_every: int = 1
     slowtar: bool = False
     gradient_mix: float = 0.1
     contdisc: bool = True
@@ -91,8 +93,9 @@ class LossOptions:
     @property
     def returns(self) -> dict[str, Any]:
         """The actor-critic's options among these; what holds in dreams holds on replay."""
-        names = ("horizon", "contdisc", "lam", "actent", "slowreg", "slowtar", "slow_rate", "gradient_mix")
-        return {**{name: getattr(self, name) for name in names}, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
+        names = ("horizon", "contdisc", "lam", "actent", "slowreg", "slowtar", "slow_rate", "slow_every")
+        own = {name: getattr(self, name) for name in (*names, "gradient_mix")}
+        return {**own, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
 
 
 @dataclass
@@ -104,12 +107,18 @@ class ReplayOptions:
         capacity_gb: most gigabytes kept; the smaller of the two limits wins. None: no such limit.
         online: train on fresh sequences once, right after they are collected, before uniform ones.
         storage: memory, or memmap (files below the run folder).
+        latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
+        episodes: each sequence lies within one complete episode, drawn first (V1, V2); false: anywhere in the stream.
+        prioritize_ends: with episodes, see their ends as often as their middles (V2, not on DeepMind Control).
     """
 
     capacity: Count = Count(1_000_000)
     capacity_gb: float | None = None
     online: bool = True
     storage: Literal["memory", "memmap"] = "memory"
+    latents: bool = True
+    episodes: bool = False
+    prioritize_ends: bool = False
 
 
 @dataclass
@@ -119,10 +128,15 @@ class CollectorOptions:
     Args:
         backend: serial (environments in this process) or process (one worker process each).
         steps: agent steps of each environment between two rounds of training.
+        overlap: play the next steps in a thread while training, with weights one round older; runs no longer repeat
+            bit for bit.
+        noise: added to training actions, standard deviation; discrete: probability of a random one (V1: 0.3).
     """
 
     backend: Literal["serial", "process"] = "serial"
     steps: int = 1
+    overlap: bool = False
+    noise: float = 0.0
 
 
 @dataclass

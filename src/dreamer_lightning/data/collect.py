@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
+from dreamer_lightning.data.explore import disturbed, random_actions
 from dreamer_lightning.types import LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
@@ -28,6 +29,7 @@ class CollectorPolicy(TensorDictModuleBase):
         specs: the environment's spaces; their observations are handed to ``act``.
         generator: source of the acting noise, on the agent's device.
         device: the agent's device; environments live on the CPU. None: the CPU.
+        noise: how much actions are disturbed, see ``disturbed``. While ``random`` is set, they are drawn blindly.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class CollectorPolicy(TensorDictModuleBase):
         specs: Specs,
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
+        noise: float = 0.0,
     ):
         super().__init__()
+        self.specs, self.noise, self.random = specs, noise, False
         self._act, self._names, self.generator, self._device = act, list(specs.obs), generator, device
         self.in_keys = [*self._names, "is_init", *((LATENT, name) for name in LATENTS), PREV_ACTION]
         self.out_keys = ["action", *(("next", LATENT, name) for name in LATENTS), ("next", PREV_ACTION)]
@@ -49,6 +53,10 @@ class CollectorPolicy(TensorDictModuleBase):
         state[PREV_ACTION] = self._in(tensordict.get(PREV_ACTION))
         is_first = self._in(tensordict.get("is_init").squeeze(-1))
         action, state = self._act(obs, state, is_first, self.generator)
+        if self.random:
+            action = random_actions(self.specs, len(action), self.generator, action.device)
+        elif self.noise:
+            action = disturbed(action, self.specs, self.noise, self.generator)
         size = tensordict.batch_size
         action = self._out(action)
         latent = TensorDict({name: self._out(state[name]) for name in LATENTS}, size)

@@ -43,6 +43,7 @@ class Replay:
         folder: where ``memmap`` puts its files.
         pin_memory: batches lie in page-locked memory, for copies to a GPU that do not wait.
         deter_dtype: in which stored deterministic states are kept; batches have float32 in any case.
+        latents: sequences go on from the latents stored with their context step; otherwise they begin like an episode.
 
     Raises:
         UserError: the capacity holds no window, or does not fit into the memory (or disk) that is free.
@@ -61,10 +62,11 @@ class Replay:
         folder: str | Path | None = None,
         pin_memory: bool = False,
         deter_dtype: Literal["float32", "bfloat16"] = "float32",
+        latents: bool = True,
     ):
         self.capacity, self.capacity_gb = capacity, capacity_gb
         self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
-        self.online, self.pin_memory = online, pin_memory
+        self.online, self.pin_memory, self.latents = online, pin_memory, latents
         self.generator = torch.Generator().manual_seed(seed)
         self.storage = Storage(storage, folder)
         self.deter_dtype = getattr(torch, deter_dtype)
@@ -183,6 +185,8 @@ class Replay:
         Returns:
             How many records were replaced.
         """
+        if not self.latents:
+            return 0
         new = {(LATENT, name): value.detach().to("cpu") for name, value in latents.items()}
         steps = next(iter(new.values())).shape[1]
         written = 0
@@ -228,7 +232,7 @@ class Replay:
                 follows[row] = self.storage.arrays[IS_FIRST][stream * self.slots + after % self.slots]
         is_first = batch[IS_FIRST]
         batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows], 1)
-        is_first[:, 0] = True
+        is_first[:, : 1 if self.latents else 2] = True
         if DETER in batch:
             batch[DETER] = batch[DETER].float()
         batch["index"] = starts[:, None] + torch.arange(self.length) * self.num_streams
