@@ -13,7 +13,7 @@ from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.types import Space, Specs, UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-OVERLAYS = ["debug.yaml", "networks.yaml", *(f"size/{path.name}" for path in sorted((CONFIGS / "size").glob("*.yaml")))]
+OVERLAYS = [*configfiles.OVERLAYS, *(f"size/{path.name}" for path in sorted((CONFIGS / "size").glob("*.yaml")))]
 WALKER = Specs(
     {"height": Space((1,)), "orientations": Space((14,)), "velocity": Space((9,))}, {"action": Space((6,), "float32")}
 )

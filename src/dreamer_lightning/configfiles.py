@@ -11,6 +11,7 @@ from dreamer_lightning.errors import UserError
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
 TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
+OVERLAYS = ("debug.yaml", "fast.yaml", "networks.yaml")
 
 
 def shipped() -> list[str]:
@@ -21,7 +22,7 @@ def shipped() -> list[str]:
 
 def presets() -> list[str]:
     """Shipped configs that a run can start from; the others lie on top of them."""
-    return [name for name in shipped() if "/" not in name and name not in ("debug.yaml", "networks.yaml")]
+    return [name for name in shipped() if "/" not in name and name not in OVERLAYS]
 
 
 def find(name: str) -> Path:
