@@ -20,8 +20,9 @@ GPU = {"loss": 1e-5, "losses": 1e-4, "latents": 1e-5, "grads": 2e-4}  # a GPU's 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="no C++ compiler, which TorchInductor needs on a CPU"
 )
-pytestmark = [  # torch.compile trips over torch's own deprecations
+pytestmark = [  # torch.compile trips over torch's own warnings
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
 ]
 gradients = pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
@@ -100,6 +101,7 @@ def test_a_compiled_step_agrees():
 @needs_compiler
 @gradients
 def test_the_compiled_update_agrees(gradient):
+    """Gradients through the dynamics break the graph (weights are swapped for held ones); the parts are compiled."""
     dreamer = agreement.agent(gradient)
     got = agreement.update(dreamer, torch.compile(dreamer))
     agreement.assert_within(got, wanted(gradient), **{**FLOAT32, "losses": 1e-5, "grads": 1e-4})
