@@ -1,8 +1,17 @@
 """A run that was stopped goes on as if it had not been, through `fit` itself."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 
 import dreamer_lightning
+from dreamer_lightning import runfolder
+from dreamer_lightning.types import IS_FIRST
+from exact_compare import loaded, rows, same_runs
 
 OPTIONS = {
     "env": {"class_path": "dreamer_lightning.envs.Custom", "init_args": {"path": "learnable:Echo"}},
@@ -39,3 +48,39 @@ def test_the_next_loss_after_a_resume_is_that_of_the_undisturbed_run(tmp_path, m
     # the run stopped before the update that step 64 had paid for; its next row holds that one and the next, as a mean
     assert 64 not in after
     assert after[65] == pytest.approx((want[64] + want[65]) / 2, rel=1e-6)
+
+
+def three_runs(folder: Path, *names: str) -> str:
+    """Undisturbed, killed and resumed runs of each environment, by exact_resume.py; returns what they printed."""
+    here = Path(__file__).parent
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here), "MUJOCO_GL": "disabled"}
+    command = [sys.executable, str(here / "exact_resume.py"), str(folder), *names]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_killed_run_that_is_resumed_ends_as_if_nothing_had_happened(tmp_path):
+    out = three_runs(tmp_path, "reacher", "forgets")
+    same_runs(tmp_path / "reacher" / "whole", tmp_path / "reacher" / "cut")
+    assert {"loss/total", "eval/greedy_score", "episode/score", "opt/grad_norm"} <= set(rows(tmp_path / "reacher/cut"))
+
+    # an environment that cannot tell its state: the run says so, and the old episode ends where it was cut
+    assert out.count("environments 0, 1 begin new episodes") == 1
+    cut = tmp_path / "forgets" / "cut"
+    saved, last = (runfolder.checkpoints(cut)[i] for i in (0, -1))
+    before, replay = loaded(cut, saved), loaded(cut, last)
+    for stream in (0, 1):
+        assert replay.data[IS_FIRST][stream, before.total[stream]]  # at most the episode is lost, no step of it
+    replay.batch_size = 500
+    batch = replay.sample()
+    ends = torch.isin(batch["index"], torch.tensor([(total - 1) * 2 + i for i, total in enumerate(before.total)]))
+    assert ends.any()
+    assert batch["is_last"][ends].all()
+    assert not batch["is_terminal"][ends].any()
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_discrete_actions_ends_as_if_nothing_had_happened(tmp_path):
+    three_runs(tmp_path, "cartpole")
+    same_runs(tmp_path / "cartpole" / "whole", tmp_path / "cartpole" / "cut")

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message and exits with code 2.
     """
+
+
+class EnvFailure(RuntimeError):
+    """An environment failed too often in a row to go on with it; the run is saved before it ends with this."""

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.data.restore import close_streams
+from dreamer_lightning.data.resume import playing_state, random_states, set_playing_state, set_random_states
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.schedule import Clocks, Limits, Schedule
@@ -107,10 +109,10 @@ class Loop:
     def collect(self, collector: Iterator[TensorDictBase]) -> None:
         """Play some steps in every environment, and keep the records."""
         with self.timed("collect"):
-            wire = next(collector)
-            if self.carry is None:
             if self.schedule.prefill:
                 self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
+            wire = next(collector)
+            if self.carry is None:
                 self.carry = initial_carry(wire.shape[0])
             records, self.carry = to_records(wire, self.carry)
             self.replay.extend(records)
@@ -124,16 +126,16 @@ class Loop:
             self.paying = self.credit >= self.schedule.burst
         elif self.clocks.agent_step >= self.schedule.prefill:  # what was played before is not made up for
             self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
-
-    def train(self) -> None:
             self.credit = float(self.schedule.pretrain if self.learning else 0)
             self.paying = self.credit >= 1
+
+    def train(self) -> None:
         """Pay the updates that are owed."""
         while self.paying and not self.finished():
             self.credit -= 1
+            self.paying = self.credit >= 1
             with self.timed("train"):
                 metrics = self.update()
-            self.paying = self.credit >= 1
             self.clocks.update += 1
             self.tick()
             self.call("on_train_batch_end", metrics=metrics)
@@ -242,9 +244,9 @@ class Loop:
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
             "credit": self.credit,
+            "paying": self.paying,
             "learning": self.learning,
             "cadence": [int(self.next_log), int(self.next_evaluation)],
-            "paying": self.paying,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,21 +256,27 @@ class Loop:
         self.clocks = Clocks(**state["clocks"])
         self.timers.update(state["timers"])
         self.credit, self.learning = state["credit"], state["learning"]
+        self.paying = state.get("paying", self.credit >= 1)
         self.next_log, self.next_evaluation = state["cadence"]
         self.stop_reason, self.resumed = None, True
-        self.paying = state.get("paying", self.credit >= 1)
 
     def rank_state_dict(self) -> dict[str, Any]:
-        """What each rank keeps for itself: the states of its training and acting noise.
+        """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
+        return {
+            "training": self.generator.get_state(),
+            "acting": self.collector.policy.generator.get_state(),
+            "random": random_states(),
+            "playing": playing_state(self.collector, self.carry),
+            "pending": {name: float(value) for name, value in self.pending.items()},
+            "logged": self.logged,
+        }
 
-        Environments begin new episodes after a resume; what they were playing ends as an abandoned episode.
-        """
-        acting = getattr(self.collector.policy, "generator", None)
-        states = {"training": self.generator, **({"acting": acting} if acting else {})}
-        return {name: generator.get_state() for name, generator in states.items()}
-
-    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``rank_state_dict`` gave."""
-        self.generator.set_state(state["training"].cpu())
-        if "acting" in state:
-            self.collector.policy.generator.set_state(state["acting"].cpu())
+    def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
+        """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
+        self.generator.set_state(state["training"])
+        self.collector.policy.generator.set_state(state["acting"])
+        set_random_states(state["random"])
+        self.carry, anew = set_playing_state(self.collector, state["playing"])
+        close_streams(self.replay, anew)
+        self.pending, self.logged = dict(state["pending"]), state["logged"]
+        return anew

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer_lightning import runfolder
-from dreamer_lightning.callbacks.base import Callback, warn
+from dreamer_lightning.callbacks.base import Callback, say, warn
 from dreamer_lightning.data import archive
 from dreamer_lightning.data import restore as replay_files
 from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
@@ -253,7 +253,10 @@ def restore(loop, folder: Path) -> dict[str, Any]:
     if own.exists():
         part = runfolder.load_tensors(own)
         if world == saved_world and hasattr(loop, "load_rank_state_dict"):
-            loop.load_rank_state_dict(part["loop"])
+            anew = loop.load_rank_state_dict(part["loop"])
+            if anew:
+                names = ", ".join(map(str, anew))
+                say(loop, f"environments {names} begin new episodes: their state is not saved; the old ones are cut")
         for name, callback in _keys(loop.callbacks):
             if name in part["callbacks"]:
                 callback.load_state_dict(part["callbacks"][name])

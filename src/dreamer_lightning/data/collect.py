@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -109,11 +109,13 @@ def carried_state(collector: Collector) -> dict:
     return _plain(collector._carrier.exclude("action", "next"))
 
 
-def set_carried_state(collector: Collector, state: Mapping) -> None:
+def set_carried_state(collector: Collector, state: Mapping, rows: Sequence[int] | None = None) -> None:
     """Go on from a carried state; the environments' own states are restored elsewhere.
 
     Args:
+        collector: a fresh one.
         state: what ``carried_state`` gave, for the same number of environments.
+        rows: the environments that go on, None for all; the others keep what they begin with.
 
     Raises:
         ValueError: the state belongs to other environments or another policy.
@@ -126,7 +128,10 @@ def set_carried_state(collector: Collector, state: Mapping) -> None:
                 f"{None if held is None else tuple(held.shape)} here"
             )
     for key, value in _leaves(state):
-        collector._carrier.set(key, value.clone())
+        mixed = value.clone() if rows is None else collector._carrier.get(key).clone()
+        if rows is not None:
+            mixed[list(rows)] = value[list(rows)]
+        collector._carrier.set(key, mixed)
 
 
 def _plain(tree: TensorDictBase) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dreamer_lightning.data.archive import FORMAT, NAME, Saved, read
-from dreamer_lightning.types import IS_FIRST, UserError
+from dreamer_lightning.types import IS_FIRST, IS_LAST, UserError
 
 if TYPE_CHECKING:
     from dreamer_lightning.data.replay import Replay
@@ -71,6 +71,14 @@ def load(replay: Replay, shards: Sequence[Shard], rank: int = 0, world: int = 1)
         replay.saved = Saved(Path(shards[rank][0]).resolve(), manifest["files"], list(total))
         if manifest["slots"] == replay.slots:
             replay.dirty[:] = False
+
+
+def close_streams(replay: Replay, streams: Iterable[int]) -> None:
+    """Mark the newest record of streams as their episode's last, not terminal: the episode was cut off."""
+    for stream in streams:
+        if replay.total[stream] > replay.first(stream):
+            slot = stream * replay.slots + (replay.total[stream] - 1) % replay.slots
+            replay.storage.arrays[IS_LAST][slot] = True
 
 
 def _read_manifest(folder: Path, wanted: str | Iterable[str] | None) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -112,6 +113,18 @@ class Console(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         return self.frames[-1]
+
+    def get_state(self) -> dict[str, Any]:
+        """The console's memory, its random generator included, and what this class keeps."""
+        memory = np.frombuffer(self.ale.cloneState(include_rng=True).serialize(), np.uint8)
+        return {"memory": memory, "frames": self.frames, "count": self.count}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``get_state`` gave."""
+        from ale_py import ALEState
+
+        self.ale.restoreState(ALEState(state["memory"].tobytes()))
+        self.frames, self.count = list(state["frames"]), state["count"]
 
     def _picture(self) -> np.ndarray:
         frame = np.maximum.reduce(self.frames)

@@ -10,6 +10,7 @@ from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
 from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
+from dreamer_lightning.envs import snapshot
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs
 
 
@@ -43,7 +44,7 @@ class EnvFactory(ABC):
             env: what ``make`` or ``make_batched`` returned (of several environments the first; None for workers).
         """
         while isinstance(env, TransformedEnv) and isinstance(env.base_env, BatchedEnvBase):
-            env = env.base_env._envs[0] if isinstance(env.base_env, SerialEnv) else None
+            env = env.base_env._envs[0].inner if isinstance(env.base_env, SerialEnv) else None
         return None if env is None else self._frame(env)
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
@@ -52,6 +53,18 @@ class EnvFactory(ABC):
     def blind(self) -> EnvFactory:
         """The same task without pictures where that is cheaper; for scores of policies that do not look."""
         return self
+
+    def get_state(self, env: EnvBase) -> snapshot.State | None:
+        """What the next steps of an environment that ``make`` returned depend on, as plain numbers, strings and bytes.
+
+        Returns:
+            None where that cannot be saved; a resumed run then begins a new episode.
+        """
+        return snapshot.get_state(env)
+
+    def set_state(self, env: EnvBase, state: snapshot.State) -> None:
+        """Go on from what ``get_state`` gave."""
+        snapshot.set_state(env, state)
 
     def prepare(self) -> None:  # noqa: B027 (most simulators need nothing)
         """What must happen in the main process before a simulator is imported here or in a worker."""

@@ -19,7 +19,8 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import Compose, EnvBase, InitTracker, ParallelEnv, SerialEnv, TensorDictPrimer, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.types import UserError
+from dreamer_lightning.envs.guarded import Failures, Guard
+from dreamer_lightning.types import EnvFailure, UserError
 
 _NAP = 2e-5  # seconds between looks at the workers
 Primers = Mapping[str | tuple[str, ...], tuple[tuple[int, ...], torch.dtype]]
@@ -32,6 +33,7 @@ def make_batched(
     backend: Literal["serial", "process"] = "serial",
     primers: Primers | None = None,
     pixels_for_video: bool = False,
+    failures: Failures | None = None,
 ) -> EnvBase:
     """``num_envs`` environments with batch size [num_envs], also for one.
 
@@ -43,19 +45,22 @@ def make_batched(
         primers: what the policy carries from step to step, by key: (event shape, dtype). Zero after each reset;
             the policy writes the new value below ``next``.
         pixels_for_video: ``factory.frame`` will be asked for pictures (of the first one; not from workers).
+        failures: where failures of environments are told and how many may follow one another; None: each one raises.
 
     Returns:
         The environment; it marks the first step of episodes by ``is_init`` [num_envs, 1].
 
     Raises:
         UserError: what the factory raises, also from within a worker.
+        EnvFailure: an environment failed too often in a row.
     """
     factory.prepare()
     kwargs = [{"seed": env_seed(seed, i), "pixels_for_video": pixels_for_video} for i in range(num_envs)]
     if backend == "process":
-        env = Workers(num_envs, factory, kwargs)
+        env = Workers(num_envs, factory, kwargs, failures)
     else:
-        env = SerialEnv(num_envs, factory.make, create_env_kwargs=kwargs)
+        makers = [functools.partial(Guard, factory, kwargs[i], i, failures) for i in range(num_envs)]
+        env = SerialEnv(num_envs, makers)
     transforms = [InitTracker(init_key="is_init")]
     if primers:
         carried = Composite(shape=(num_envs,))
@@ -79,11 +84,12 @@ class Workers(ParallelEnv):
         kwargs: for ``factory.make``, one for each worker.
     """
 
-    def __init__(self, num_envs: int, factory: EnvFactory, kwargs: list[dict]):
+    def __init__(self, num_envs: int, factory: EnvFactory, kwargs: list[dict], failures: Failures | None = None):
         self.__dict__["failed"] = False
         self.__dict__["note"] = Path(tempfile.gettempdir()) / f"dreamer-lightning-{uuid.uuid4().hex}"
-        worker = _Worker(factory, list(sys.path), self.note)
-        super().__init__(num_envs, worker, create_env_kwargs=kwargs, daemon=True, num_threads=torch.get_num_threads())
+        worker = _Worker(factory, list(sys.path), self.note, failures)
+        numbered = [{**options, "index": i} for i, options in enumerate(kwargs)]
+        super().__init__(num_envs, worker, create_env_kwargs=numbered, daemon=True, num_threads=torch.get_num_threads())
 
     def _start_workers(self) -> None:
         with self._told():
@@ -132,29 +138,30 @@ class Workers(ParallelEnv):
         except (RuntimeError, EOFError, OSError) as error:
             if not self.note.exists():
                 raise
-            message = self.note.read_text()
+            kind, _, message = self.note.read_text().partition("\n")
             self.note.unlink()
             self.__dict__["failed"] = True
             self._terminate_and_join_workers(self._workers, timeout=5.0)  # before close, which would ask them to
             self.close(raise_if_closed=False)
-            raise UserError(message) from error
+            raise (EnvFailure if kind == "EnvFailure" else UserError)(message) from error
 
 
 class _Worker:
     """Makes one environment in a worker process, which starts with neither our import path nor our thread count."""
 
-    def __init__(self, factory: EnvFactory, path: list[str], note: Path):
+    def __init__(self, factory: EnvFactory, path: list[str], note: Path, failures: Failures | None):
         self.factory, self.path, self.note, self.main = factory, path, note, os.getpid()
+        self.failures = failures
 
-    def __call__(self, **kwargs) -> EnvBase:
+    def __call__(self, index: int, **kwargs) -> EnvBase:
         if os.getpid() == self.main:  # TorchRL looks at the spaces
-            return self.factory.make(**kwargs)
+            return Guard(self.factory, kwargs, index)
         sys.path.extend(folder for folder in self.path if folder not in sys.path)
         torch.set_num_threads(1)
         for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the main process answers and closes us
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        env = self._telling(self.factory.make)(**kwargs)
+        env = self._telling(Guard)(self.factory, kwargs, index, self.failures)
         env.__dict__["_step"] = self._telling(env._step)
         env.__dict__["_reset"] = self._telling(env._reset)
         return env
@@ -166,8 +173,8 @@ class _Worker:
         def told(*args, **kwargs):
             try:
                 return function(*args, **kwargs)
-            except UserError as error:
-                self.note.write_text(str(error))
+            except (UserError, EnvFailure) as error:
+                self.note.write_text(f"{type(error).__name__}\n{error}")
                 raise SystemExit(1) from error
 
         return told

@@ -11,6 +11,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.rendering import import_suite, probe_gl, require_gl, working_gl
+from dreamer_lightning.envs.snapshot import fingerprints
 from dreamer_lightning.envs.transforms import Wire
 from dreamer_lightning.types import UserError
 
@@ -74,9 +75,11 @@ class DMC(EnvFactory):
         from torchrl.envs import DMControlWrapper
 
         env = self._load(suite, seed)
+        pristine = fingerprints(env.physics.model.ptr)
         if self.cheap_pixels:
             env.physics.model.vis.quality.offsamples = 0  # read when the first picture makes the GL context
         wrapped = DMControlWrapper(env, frame_skip=self.repeat)
+        wrapped.__dict__["pristine"] = pristine  # what a saved state need not hold
         hide = self.hide if self.vectors else [".*"]
         camera = (lambda: self._picture(env, self.image_size, self.image_size)) if self.pixels else None
         shape = (self.image_size, self.image_size, 3)
