@@ -30,14 +30,16 @@ MAY_IMPORT = {
     "runfolder": NOUNS,
     "runtime": set(),
     "schedule": set(),
-    "updates": AGENT | {"data"},
+    "sanity": AGENT,
+    "updates": AGENT | {"data", "sanity"},
     "loop": (BORDERS | {"updates"}) - {"runfolder"},
     "callbacks": BORDERS | {"callbacks", "evaluation", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
     "parity": EVERYTHING | {"configfiles"},
-    "commands": EVERYTHING | {"commands", "runtime", ""},
+    "bench": BORDERS | {"bench", "updates"},
+    "commands": EVERYTHING | {"bench", "commands", "runtime", ""},
     "configfiles": NOUNS,
     "explain": NOUNS,
     "arguments": NOUNS | {"configfiles"},

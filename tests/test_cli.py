@@ -108,7 +108,7 @@ def test_help_explains_every_option(capsys, command: str):
     assert stop.value.code == 0
     assert "usage: dreamer-lightning" in capsys.readouterr().out
     function = cli.command(command)
-    parser = cli.make_parser(function, positional=command == "parity")
+    parser = cli.make_parser(command, [function])
     for action in parser._actions:
         assert action.help, f"{command} {action.option_strings} has no help"
 

@@ -49,9 +49,11 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"{option}: {configfiles.from_trainer(option.split('.')[1])} (docs/from-trainer.md)")
         else:
             rest.append(word)
+    if name == "bench" and not configs and resume is None:
+        configs = ["dmc.yaml", "size/1m.yaml"]  # the setting that speeds are compared in
     paths = [configfiles.find(config) for config in configs]
     folders = list(dict.fromkeys(filter(None, map(configfiles.class_folder, paths))))
-    if name == "fit" and resume is None:
+    if name in ("fit", "bench") and resume is None:
         paths = [configfiles.find("networks.yaml"), *paths]
     if resume is not None:
         if configs:
@@ -60,7 +62,7 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
             )
         paths, folders = [configfiles.of_run(resume, "--resume")], configfiles.class_folders_of(resume)
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
-    if name == "fit":
+    if name in ("fit", "bench"):
         if not configs and resume is None and not {"-h", "--help"} & {word.split(".")[0] for word in rest}:
             raise UserError(f"fit needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
         rest = [*rest, f"--import_from={json.dumps(folders)}"]

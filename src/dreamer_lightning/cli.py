@@ -19,12 +19,14 @@ COMMANDS = {
     "evaluate": "play episodes with a trained agent: table, video, evaluation.json",
     "dream": "imagine from a trained agent's world model, beside reality",
     "parity": "compare every number with recordings of the reference implementation",
+    "bench": "measure how fast this machine trains, and where the time goes",
 }
+TAKES = {"bench": "fit"}  # commands that take another one's options too, as one dict
 EXAMPLES = """examples:
   dreamer-lightning fit --config quickstart.yaml
   dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3
   dreamer-lightning evaluate --run runs/NAME --episodes 10"""
-INTERNAL = {"config_text"}  # parameters of a command that are not options
+INTERNAL = {"config_text", "options"}  # parameters of a command that are not options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,9 +93,10 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     """A command's function, and what to call it with."""
     args, folders = with_configs(name, args)  # before the imports, which take seconds
     configfiles.join_import_path(folders)
-    function = command(name)
-    args = with_values(function, args)
-    parser = make_parser(function, positional=name == "parity")
+    functions = [command(each) for each in (name, TAKES.get(name)) if each]
+    for function in functions:
+        args = with_values(function, args)
+    parser = make_parser(name, functions)
     from jsonargparse import ArgumentError
 
     try:
@@ -105,9 +108,12 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     except ArgumentError as error:
         raise UserError(explain(str(error), option_names(parser))) from error
     options.pop("config", None)
-    if INTERNAL & set(inspect.signature(function).parameters):
+    own = inspect.signature(functions[0]).parameters
+    if "options" in own:
+        options["options"] = {key: options.pop(key) for key in list(options) if key not in own}
+    if "config_text" in own:
         options["config_text"] = parser.dump(parsed, skip_unset=False)
-    return function, options
+    return functions[0], options
 
 
 def command(name: str) -> Callable:
@@ -115,8 +121,8 @@ def command(name: str) -> Callable:
     return getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
 
 
-def make_parser(function: Callable, positional: bool = False) -> Any:
-    """A flat parser of a function's signature (below subcommands, interpolation would ignore overrides)."""
+def make_parser(name: str, functions: list[Callable]) -> Any:
+    """A flat parser of the functions' signatures (below subcommands, interpolation would ignore overrides)."""
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
@@ -124,19 +130,18 @@ def make_parser(function: Callable, positional: bool = False) -> Any:
 
     register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
-    summary = (inspect.getdoc(function) or "").split("\n\n")[0]
-    name = function.__name__
-    configs = " --config NAME [--config OVERLAY ...]" if name == "fit" else ""
+    configs = " --config NAME [--config OVERLAY ...]" if "fit" in (name, TAKES.get(name)) else ""
     parser = ArgumentParser(
         prog=f"dreamer-lightning {name}",
-        usage=f"dreamer-lightning {name}{' FOLDER' if positional else ''}{configs} [--OPTION VALUE ...]",
-        description=summary,
+        usage=f"dreamer-lightning {name}{' FOLDER' if name == 'parity' else ''}{configs} [--OPTION VALUE ...]",
+        description=(inspect.getdoc(functions[0]) or "").split("\n\n")[0],
         parser_mode="omegaconf+",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
-    parser.add_function_arguments(function, as_positional=positional, skip=set(INTERNAL))
+    for function in functions:
+        parser.add_function_arguments(function, as_positional=name == "parity", skip=set(INTERNAL))
     return parser
 
 
