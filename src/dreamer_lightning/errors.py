@@ -8,5 +8,9 @@ class UserError(ValueError):
     """
 
 
+class BadNumbers(UserError):
+    """A loss or a gradient is NaN or infinite; the weights before it are saved before the run ends with this."""
+
+
 class EnvFailure(RuntimeError):
     """An environment failed too often in a row to go on with it; the run is saved before it ends with this."""

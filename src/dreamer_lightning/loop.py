@@ -28,6 +28,7 @@ from dreamer_lightning.data.resume import playing_state, random_states, set_play
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.schedule import Clocks, Limits, Schedule
+from dreamer_lightning.types import UserError
 from dreamer_lightning.updates import StaticUpdate, Update
 
 
@@ -77,12 +78,13 @@ class Loop:
         parts = (self.fabric, self.dreamer, self.module, self.optimizer, self.replay, self.generator)
         self.update = (StaticUpdate if self.static_update else Update)(*parts)
         self.credit, self.paying = 0.0, False  # updates owed to the steps played so far; whether they are due
-        self.learning, self.resumed = False, False
+        self.learning = False
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
         self.carry: dict[str, Tensor] | None = None
         self.pending: dict[str, Any] = {}
         self.logged = 0
         self.stop_reason: str | None = None
+        self.failure: Exception | None = None  # what the run ends with
 
     # The algorithm.
 
@@ -101,6 +103,8 @@ class Loop:
                 self.call("on_iteration_end")
             self.conclude()
             self.call("on_train_end")
+            if self.failure:
+                raise self.failure
         except BaseException as error:
             self.call("on_exception", error=error)
             raise
@@ -111,16 +115,16 @@ class Loop:
         with self.timed("collect"):
             if self.schedule.prefill:
                 self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
-            wire = next(collector)
-            if self.carry is None:
-                self.carry = initial_carry(wire.shape[0])
-            records, self.carry = to_records(wire, self.carry)
-            self.replay.extend(records)
-        played = wire.numel() * self.fabric.world_size
+            wire = self.play(collector)
+            if wire is not None:
+                records, self.carry = to_records(wire, self.carry or initial_carry(wire.shape[0]))
+                self.replay.extend(records)
+        played = self.collector.frames_per_batch * self.fabric.world_size
         self.clocks.agent_step += played
         self.clocks.env_step += played * self.env_factory.repeat
         self.tick()
-        self.call("on_collect_end", wire=wire)
+        if wire is not None:
+            self.call("on_collect_end", wire=wire)
         if self.learning:
             self.credit += played * self.schedule.train_ratio / self.schedule.batch_steps
             self.paying = self.credit >= self.schedule.burst
@@ -129,6 +133,14 @@ class Loop:
             self.credit = float(self.schedule.pretrain if self.learning else 0)
             self.paying = self.credit >= 1
 
+    def play(self, collector: Iterator[TensorDictBase]) -> TensorDictBase | None:
+        """The next wire; None where environments failed for good, which ends the run in good order."""
+        try:
+            return next(collector)
+        except Exception as error:
+            self.fail(error)
+            return None
+
     def train(self) -> None:
         """Pay the updates that are owed."""
         while self.paying and not self.finished():
@@ -136,6 +148,8 @@ class Loop:
             self.paying = self.credit >= 1
             with self.timed("train"):
                 metrics = self.update()
+            if self.update.sanity.problem:
+                self.fail(self.update.sanity.problem)
             self.clocks.update += 1
             self.tick()
             self.call("on_train_batch_end", metrics=metrics)
@@ -198,6 +212,13 @@ class Loop:
         """End the run after the update at hand."""
         self.stop_reason = self.stop_reason or reason
 
+    def fail(self, error: Exception) -> None:
+        """End the run after the step at hand, its state saved, and raise this."""
+        if isinstance(error, UserError):
+            error = type(error)(f"{error} (update {self.clocks.update}, env step {self.clocks.env_step})")
+        self.failure = self.failure or error
+        self.stop("failure")
+
     @property
     def should_stop(self) -> bool:
         return self.stop_reason is not None
@@ -258,24 +279,20 @@ class Loop:
         self.credit, self.learning = state["credit"], state["learning"]
         self.paying = state.get("paying", self.credit >= 1)
         self.next_log, self.next_evaluation = state["cadence"]
-        self.stop_reason, self.resumed = None, True
+        self.stop_reason = None
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
         return {
-            "training": self.generator.get_state(),
-            "acting": self.collector.policy.generator.get_state(),
-            "random": random_states(),
-            "playing": playing_state(self.collector, self.carry),
+            "random": random_states(training=self.generator, acting=self.collector.policy.generator),
+            "playing": playing_state(self.collector, self.carry, exact=not self.failure),
             "pending": {name: float(value) for name, value in self.pending.items()},
             "logged": self.logged,
         }
 
     def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
         """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
-        self.generator.set_state(state["training"])
-        self.collector.policy.generator.set_state(state["acting"])
-        set_random_states(state["random"])
+        set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
         self.carry, anew = set_playing_state(self.collector, state["playing"])
         close_streams(self.replay, anew)
         self.pending, self.logged = dict(state["pending"]), state["logged"]

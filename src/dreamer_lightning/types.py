@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dreamer_lightning.errors import BadNumbers as BadNumbers
 from dreamer_lightning.errors import EnvFailure as EnvFailure
 from dreamer_lightning.errors import UserError as UserError
 

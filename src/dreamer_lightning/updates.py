@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.dreamer import Dreamer, Noise
-from dreamer_lightning.types import IS_FIRST, Metrics, UserError
+from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput
+from dreamer_lightning.sanity import Sanity, story
+from dreamer_lightning.types import IS_FIRST, BadNumbers, Metrics, UserError
 
 WARM_UP = 3  # updates before the capture: libraries allocate their workspaces, the optimizer its moments
 
@@ -29,6 +30,7 @@ class Update:
         optimizer: of all parameters, as Fabric wrapped it.
         replay: this rank's records.
         generator: source of the training noise.
+        sanity: judges loss and gradient before they reach the weights.
     """
 
     fabric: Fabric
@@ -37,25 +39,48 @@ class Update:
     optimizer: torch.optim.Optimizer
     replay: Replay
     generator: torch.Generator
+    sanity: Sanity = field(default_factory=Sanity)
 
     def __call__(self) -> Metrics:
-        """One update; returns 0-d tensors."""
+        """One update; returns 0-d tensors, none if it was left out."""
         batch = self.replay.sample()
         index = batch.pop("index")
-        latents, metrics = self.step(batch.to(self.fabric.device, non_blocking=True), None)
-        self.replay.write_latents(index, latents)
-        return metrics
+        batch = batch.to(self.fabric.device, non_blocking=True)
+        held = [buffer.clone() for buffer in self.dreamer.buffers()]  # normalisers move in the forward
+        output, norm = self.gradients(batch, None)
+        apply, well = self.sanity.fine(output.loss, norm, self.fabric._precision.precision == "16-mixed")
+        if not well:
+            what = story(self.dreamer, output, batch, index, self.replay.num_streams)
+            self.sanity.note(what, applied=apply)
+        if not apply:
+            self.optimizer.zero_grad()
+            for buffer, value in zip(self.dreamer.buffers(), held, strict=True):
+                buffer.copy_(value)
+            return {}
+        if well:
+            self.sanity.in_a_row = 0
+            self.replay.write_latents(index, output.latents)
+        self.apply()
+        return {**output.metrics, "opt/grad_norm": norm}
 
     def step(self, batch: Any, noise: Noise | None) -> tuple[dict[str, Tensor], Metrics]:
-        """Forward, backward, optimizer and slow critic on a batch; returns packed latents [b, t, .] and metrics."""
+        """Everything on a batch, unjudged; returns packed latents [b, t, .] and metrics."""
+        output, norm = self.gradients(batch, noise)
+        self.apply()
+        return output.latents, {**output.metrics, "opt/grad_norm": norm}
+
+    def gradients(self, batch: Any, noise: Noise | None) -> tuple[TrainOutput, Tensor]:
+        """Forward and backward; returns the forward's output and the norm of the whole gradient."""
         output = self.module(batch, self.generator, noise)
         self.fabric.backward(output.loss)
         grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return output, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+
+    def apply(self) -> None:
+        """Optimizer and slow critic."""
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.dreamer.actor_critic.update_slow_critic()
-        return output.latents, {**output.metrics, "opt/grad_norm": norm}
 
     def finish(self) -> None:
         """Leave nothing half done: called before the replay is saved."""
@@ -81,7 +106,8 @@ class StaticUpdate(Update):
         index = batch.pop("index")
         self.fill(batch)
         latents, metrics = self.run()
-        before, self.pending = self.pending, (index, *self.fetch(latents))
+        judged = {"loss": metrics["loss/total"], "norm": metrics["opt/grad_norm"]}
+        before, self.pending = self.pending, (index, *self.fetch({**latents, **judged}))
         self.write(before)
         return metrics
 
@@ -136,7 +162,12 @@ class StaticUpdate(Update):
         index, latents, event = fetched
         if event is not None:
             event.synchronize()
-        self.replay.write_latents(index, latents)
+        if self.sanity.fine(latents.pop("loss"), latents.pop("norm"))[1]:
+            self.replay.write_latents(index, latents)
+        else:  # the step is taken: its weights will not be saved
+            self.sanity.problem = BadNumbers(
+                "NaN or infinite loss or gradient; without --cuda_graph the run says where"
+            )
 
     def finish(self) -> None:
         fetched, self.pending = self.pending, None

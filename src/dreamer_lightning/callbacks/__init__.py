@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.callbacks.curve import Curve, learning_curve
     from dreamer_lightning.callbacks.episodes import Episodes
     from dreamer_lightning.callbacks.forecast import Forecast
+    from dreamer_lightning.callbacks.health import Health
     from dreamer_lightning.callbacks.metrics import Metrics
     from dreamer_lightning.callbacks.progress import Progress
     from dreamer_lightning.callbacks.signals import Signals
@@ -27,6 +28,7 @@ __all__ = [
     "Curve",
     "Episodes",
     "Forecast",
+    "Health",
     "Metrics",
     "Progress",
     "Signals",

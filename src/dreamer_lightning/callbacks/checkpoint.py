@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.base import Callback, say, warn
 from dreamer_lightning.data import archive
@@ -118,6 +120,8 @@ class Checkpoint(Callback):
                 replay = self._save_replay(loop, f"rank-{rank}")
             files[f"rank-{rank}.pt"] = runfolder.save_tensors(folder / f"rank-{rank}.pt", rank_state(loop))
         if rank == 0:
+            if not finite(loop.dreamer):
+                raise ValueError("the weights are not finite")
             state = {"loop": loop.state_dict()}
             loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
             files[MODEL] = runfolder.save_tensors(folder / MODEL, state)
@@ -186,6 +190,12 @@ class Checkpoint(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.saved = state["best"], tuple(state["saved"])
+
+
+def finite(module: torch.nn.Module) -> bool:
+    """Whether all weights are finite."""
+    weights = [p.detach() for p in module.parameters()]
+    return bool(torch.stack(torch._foreach_norm(weights)).isfinite().all())
 
 
 def _replay_files(folder: Path) -> dict[str, Any]:

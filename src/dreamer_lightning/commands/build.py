@@ -16,6 +16,7 @@ from dreamer_lightning.callbacks import (
     Curve,
     Episodes,
     Forecast,
+    Health,
     Metrics,
     Progress,
     Signals,
@@ -38,6 +39,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
+from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.evaluation.evaluator import Evaluator
 from dreamer_lightning.types import (
     IS_FIRST,
@@ -98,7 +100,13 @@ def probe(env: EnvFactory, seed: int) -> Specs:
 
 
 def build_collector(
-    fabric: Fabric, dreamer: Dreamer, env: EnvFactory, options: CollectorOptions, num_envs: int, seed: int
+    fabric: Fabric,
+    dreamer: Dreamer,
+    env: EnvFactory,
+    options: CollectorOptions,
+    num_envs: int,
+    seed: int,
+    failures: Failures | None = None,
 ) -> Any:
     """This rank's environments under the acting policy, in the precision of training."""
     actor = copy.deepcopy(dreamer).requires_grad_(False) if options.overlap else dreamer
@@ -110,7 +118,7 @@ def build_collector(
     first = seed * 1009 + fabric.global_rank * 31
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
-    envs = make_batched(env, num_envs, first, options.backend, carried)
+    envs = make_batched(env, num_envs, first, options.backend, carried, failures=failures)
     policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, options.noise)
     acting = make_collector(envs, policy, options.steps)
     return Overlap(acting, copier(dreamer, actor), fabric.device) if options.overlap else acting
@@ -202,6 +210,7 @@ def build_callbacks(
     baseline: float | None,
     tracking: Tracking | None,
     evaluator: Evaluator | None,
+    failures: Failures | None = None,
 ) -> list[Any]:
     """What happens at the loop's borders, in this order: whatever adds to a row comes before those that write it."""
     return [
@@ -209,6 +218,7 @@ def build_callbacks(
         Forecast(random_score=baseline),
         Episodes(),
         Throughput(),
+        Health(failures),
         *(fabric.callbacks or []),
         Video(),
         *([evaluator] if evaluator else []),  # for its state: the alarm counts on after a resume

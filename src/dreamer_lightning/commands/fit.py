@@ -36,12 +36,14 @@ from dreamer_lightning.commands.options import (
     Duration,
     EvaluationOptions,
     FabricOptions,
+    FaultOptions,
     LossOptions,
     ReplayOptions,
     WandbOptions,
 )
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
@@ -92,6 +94,7 @@ def fit(
     checkpoint: CheckpointOptions = CheckpointOptions(),
     log_every: Count = Count(1000),
     gap_alarm: float | None = None,
+    faults: FaultOptions = FaultOptions(),
     fabric: FabricOptions = FabricOptions(),
     wandb: WandbOptions = WandbOptions(),
     import_from: list[str] | None = None,
@@ -139,6 +142,7 @@ def fit(
         checkpoint: when checkpoints are written, and how many are kept.
         log_every: env steps between two rows of metrics.csv.
         gap_alarm: largest gap/return (dreamed minus real return) without a warning; None: half the real return.
+        faults: what happens when numbers or environments go bad.
         fabric: Lightning Fabric's own options.
         wandb: Weights & Biases.
         import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
@@ -188,12 +192,13 @@ def fit(
         log_every=log_every,
         evaluate_every=evaluation.every,
     )
-    acting = build_collector(devices, dreamer, env, collector, num_envs, seed)
+    failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
+    acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures)
     records.allocate(example_record(specs, dreamer))
     baseline = play_randomly(devices, env, specs, evaluation, seed)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
-    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator)
+    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
     devices._callbacks = callbacks
 
     if devices.is_global_zero:  # nothing is written before everything is built
@@ -216,6 +221,7 @@ def fit(
         callbacks=callbacks,
         static_update=cuda_graph,
     )
+    loop.update.sanity.skip = faults.update == "skip"
     if found:
         restore(loop, found)
         say(loop, f"resumed at update {loop.clocks.update}")

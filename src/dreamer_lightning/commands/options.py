@@ -140,6 +140,23 @@ class CollectorOptions:
 
 
 @dataclass
+class FaultOptions:
+    """What happens when numbers or environments go bad; everything is told on stderr and counted in metrics.csv.
+
+    Args:
+        numbers: NaN or infinity in an observation or a reward: stop (state saved), or mask (0 in its place).
+        update: NaN or infinity in a loss or a gradient: stop (state saved), or skip (the update is left out).
+        env_failures: failures in a row of one environment that stop the run (state saved); before, it is made anew.
+        env_timeout: time without an answer after which an environment in a worker process counts as failed.
+    """
+
+    numbers: Literal["stop", "mask"] = "stop"
+    update: Literal["stop", "skip"] = "stop"
+    env_failures: int = 5
+    env_timeout: Duration = Duration("5m")
+
+
+@dataclass
 class EvaluationOptions:
     """Evaluation in a separate environment, greedy and sampled.
 

@@ -15,9 +15,10 @@ from dreamer_lightning.envs.guarded import env_states, set_env_states
 from dreamer_lightning.envs.snapshot import packed, unpacked
 
 
-def random_states() -> dict[str, Any]:
-    """The global random states of Python, numpy and torch."""
+def random_states(**own: torch.Generator) -> dict[str, Any]:
+    """The global random states of Python, numpy and torch, and those of generators by name."""
     states = {
+        **{name: generator.get_state() for name, generator in own.items()},
         "python": random.getstate(),
         "numpy": packed(np.random.get_state(legacy=False)),  # noqa: NPY002 (other people's draws)
         "torch": torch.get_rng_state(),
@@ -27,8 +28,10 @@ def random_states() -> dict[str, Any]:
     return states
 
 
-def set_random_states(states: dict[str, Any]) -> None:
+def set_random_states(states: dict[str, Any], **own: torch.Generator) -> None:
     """Take back what ``random_states`` gave."""
+    for name, generator in own.items():
+        generator.set_state(states[name])
     random.setstate(states["python"])
     np.random.set_state(unpacked(states["numpy"]))  # noqa: NPY002
     torch.set_rng_state(states["torch"])

@@ -16,7 +16,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 
+from dreamer_lightning.envs import snapshot
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.transforms import Wire, finite
 from dreamer_lightning.types import EnvFailure, UserError
 
 
@@ -25,17 +27,19 @@ class Failures:
 
     Args:
         limit: failures in a row of one environment that end the run; those before are answered by a new one.
+        timeout: seconds without an answer after which an environment in a worker process counts as failed.
+        mask: NaN and infinity in observations and rewards become 0; otherwise they end the run.
     """
 
-    def __init__(self, limit: int = 5):
-        self.limit = limit
+    def __init__(self, limit: int = 5, timeout: float = 300.0, mask: bool = False):
+        self.limit, self.timeout, self.mask = limit, timeout, mask
         self.path = Path(tempfile.gettempdir()) / f"dreamer-lightning-{uuid.uuid4().hex}.failures"
         self.seen = 0
 
-    def tell(self, env: int, what: str, details: str = "") -> None:
+    def tell(self, env: int, what: str, details: str = "", kind: str = "failed") -> None:
         """Add one failure: what happened in a line, and a traceback where there is one."""
         with open(self.path, "a") as file:
-            file.write(json.dumps({"env": env, "what": what, "details": details}) + "\n")
+            file.write(json.dumps({"env": env, "what": what, "details": details, "kind": kind}) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """What was told since the last call."""
@@ -77,15 +81,21 @@ class Guard(EnvBase):
         env = factory.make(**kwargs)
         super().__init__(device=env.device, batch_size=())
         self.__dict__.update(inner=env, factory=factory, kwargs=dict(kwargs), index=index, failures=failures)
-        self.__dict__.update(in_a_row=0, made=1, seed=kwargs["seed"])
+        self.__dict__.update(in_a_row=0, made=1, seed=kwargs["seed"], steps=0)
         self.observation_spec = env.observation_spec.clone()
         self.full_action_spec = env.full_action_spec.clone()
         self.full_reward_spec = env.full_reward_spec.clone()
         self.full_done_spec = env.full_done_spec.clone()
+        self._watch()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self.steps += 1
         try:
             after = self.inner._step(tensordict)
+            if self.floats:
+                self._check(after)
+        except UserError as error:
+            raise UserError(f"environment {self.index}: {error}") from error
         except Exception as error:
             self._again(error)
             return self._cut(tensordict)
@@ -93,6 +103,7 @@ class Guard(EnvBase):
         return after
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        self.steps = 0
         while True:
             try:
                 return self.inner.reset(None if tensordict is None else tensordict.copy(), **kwargs)
@@ -123,6 +134,29 @@ class Guard(EnvBase):
             self.inner.close()
         self.__dict__["inner"] = self.factory.make(**{**self.kwargs, "seed": seed})
         self.seed = seed
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have bad numbers looked for: by the environment's own transform, or here."""
+        transforms = snapshot.transforms(self.inner) if isinstance(self.inner, TransformedEnv) else []
+        wires = [transform for transform in transforms if isinstance(transform, Wire)]
+        repair = self._masked if self.failures is not None and self.failures.mask else None
+        for wire in wires:
+            wire.repair = repair
+        specs = {} if wires else {**dict(self.observation_spec.items(True, True)), "reward": self.reward_spec}
+        self.__dict__.update(
+            floats=[name for name, spec in specs.items() if spec.dtype.is_floating_point], repair=repair
+        )
+
+    def _check(self, after: TensorDictBase) -> None:
+        for name in self.floats:
+            value = after.get(name)
+            good = finite(str(name), value, self.steps, self.repair)
+            if good is not value:
+                after.set(name, good)
+
+    def _masked(self, name: str, step: int) -> None:
+        self.failures.tell(self.index, f"{name} was NaN or infinite at step {step} of an episode, now 0", kind="masked")
 
     def _cut(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The end of an episode that nobody can play on."""
@@ -161,7 +195,7 @@ def env_states(env: EnvBase) -> list[dict[str, Any] | None]:
     batch = _batch(env)
     if isinstance(batch, SerialEnv):
         return [guard.get_state() for guard in batch._envs]
-    return batch.get_state()  # asked in the worker processes
+    return [batch.ask(i, "get_state") for i in range(batch.num_workers)]
 
 
 def set_env_states(env: EnvBase, states: list[dict[str, Any] | None]) -> list[int]:
@@ -178,8 +212,7 @@ def set_env_states(env: EnvBase, states: list[dict[str, Any] | None]) -> list[in
             if batch._envs[i].set_state(state):
                 refused.append(i)
         else:
-            batch.parent_channels[i].send(("set_state", ((state,), {})))
-            if batch.parent_channels[i].recv()[1]:
+            if batch.ask(i, "set_state", state) != "":
                 refused.append(i)
     return refused
 

@@ -61,10 +61,10 @@ def set_state(env: EnvBase, state: State) -> None:
     """
     if isinstance(env, TransformedEnv):
         steps, buffers = state["steps"], unpacked(state["buffers"])
-        transforms = _transforms(env)
-        if len(steps) != len(transforms):
-            raise ValueError(f"{len(steps)} transforms in the saved state, {len(transforms)} here")
-        for transform, count in zip(transforms, steps, strict=True):
+        found = transforms(env)
+        if len(steps) != len(found):
+            raise ValueError(f"{len(steps)} transforms in the saved state, {len(found)} here")
+        for transform, count in zip(found, steps, strict=True):
             if count is not None:
                 transform.steps = count
         if buffers:
@@ -81,7 +81,7 @@ def set_state(env: EnvBase, state: State) -> None:
 def _get(env: EnvBase) -> State:
     if isinstance(env, TransformedEnv):
         return {
-            "steps": [getattr(transform, "steps", None) for transform in _transforms(env)],
+            "steps": [getattr(transform, "steps", None) for transform in transforms(env)],
             "buffers": packed(dict(env.transform.state_dict())),
             "base": _get(env.base_env),
         }
@@ -95,7 +95,8 @@ def _get(env: EnvBase) -> State:
     raise NoState(f"{type(env).__name__} has no get_state and set_state")
 
 
-def _transforms(env: TransformedEnv) -> list[Any]:
+def transforms(env: TransformedEnv) -> list[Any]:
+    """All transforms around an environment, the innermost first."""
     return list(getattr(env.transform, "transforms", [env.transform]))
 
 

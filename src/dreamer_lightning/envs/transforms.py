@@ -33,6 +33,7 @@ from dreamer_lightning.types import LOG_PREFIX, UserError
 _ENDS = ("terminated", "truncated", "done")
 _HUGE = 1e30  # TorchRL writes "no bound" as the largest number of the type
 Camera = Callable[[], np.ndarray]
+Repair = Callable[[str, int], None]  # told the name and the step of numbers that were replaced by 0
 
 
 class Wire(Transform):
@@ -82,6 +83,7 @@ class Wire(Transform):
         self.action_key, self.reward_key = env.action_key, env.reward_key
         self.action, self.write = _action(env.action_spec)
         self.steps = 0
+        self.repair: Repair | None = None
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         self.steps += 1
@@ -96,23 +98,17 @@ class Wire(Transform):
         for key, name, read in self.reads:
             out[name] = value = read(source.get(key))
             if value.dtype == torch.float32:
-                self._check(name, value)
+                out[name] = finite(name, value, self.steps, self.repair)
         if self.camera is not None:
             out["image"] = torch.from_numpy(np.array(self.camera()))
         reward = source.get(self.reward_key, None)
         if reward is not None:
-            out["reward"] = reward = reward.to(torch.float32).reshape(1)
-            self._check("reward", reward)
+            out["reward"] = finite("reward", reward.to(torch.float32).reshape(1), self.steps, self.repair)
         done = source.get("done")
         for key in _ENDS:
             flag = source.get(key, None)
             out[key] = torch.zeros_like(done) if flag is None else flag
         return TensorDict._new_unsafe(out, source.batch_size)
-
-    def _check(self, name: str, value: Tensor) -> None:
-        total = float(value.sum())  # NaN and infinity both survive a sum: exact only where it looks bad
-        if total - total != 0.0 and not bool(value.isfinite().all()):
-            raise UserError(f"env: {name} is NaN or infinite at step {self.steps} of an episode; it must be finite")
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action", None)
@@ -132,6 +128,21 @@ class Wire(Transform):
     def transform_input_spec(self, input_spec: Composite) -> Composite:
         input_spec["full_action_spec"] = Composite(action=self.action.clone())
         return input_spec
+
+
+def finite(name: str, value: Tensor, step: int, repair: Repair | None) -> Tensor:
+    """The value, with 0 in the place of NaN and infinity if there is somebody to tell.
+
+    Raises:
+        UserError: there is one, and nobody to tell.
+    """
+    total = float(value.sum())  # NaN and infinity both survive a sum: exact only where it looks bad
+    if total - total == 0.0 or bool(value.isfinite().all()):
+        return value
+    if repair is None:
+        raise UserError(f"env: {name} is NaN or infinite at step {step} of an episode; it must be finite")
+    repair(name, step)
+    return value.nan_to_num(0.0, 0.0, 0.0)
 
 
 class Pace(Transform):
