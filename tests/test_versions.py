@@ -10,9 +10,17 @@ import tiny
 from dreamer_lightning.actor_critic import ActorCritic, Dream
 from dreamer_lightning.dreamer import Dreamer, by_module
 from dreamer_lightning.nets.gru import GRURSSM, LearnedStartRSSM, PlainGRU
-from dreamer_lightning.nets.heads import MSEHead, PolicyHead, TanhPolicyHead, TruncatedPolicyHead
+from dreamer_lightning.nets.heads import (
+    EndlessHead,
+    MSEHead,
+    PolicyHead,
+    SymlogTwoHotHead,
+    TanhMSEHead,
+    TanhPolicyHead,
+    TruncatedPolicyHead,
+)
 from dreamer_lightning.nets.latents import Categorical, Gaussian
-from dreamer_lightning.nets.outputs import Normal
+from dreamer_lightning.nets.outputs import Normal, SymlogTwoHot, TanhTarget
 from dreamer_lightning.types import UserError
 from dreamer_lightning.versions import ActorCritic2023, ActorCriticV1, ActorCriticV2
 
@@ -182,6 +190,34 @@ def test_dreams_that_leave_nothing_to_learn_are_refused():
         with pytest.raises(UserError, match="imag_length=1"):
             agent(kind, imag_length=1)
     agent("2023", imag_length=1)
+
+
+# Their heads.
+
+
+def test_two_hot_in_symlog_space_by_hand():
+    """Bins 40/254 apart; symlog(1) = 0.693147 lies at 4.401484 of them: 0.598516 of bin 131, 0.401484 of bin 132.
+    In V3, between the same bins but linear in raw numbers, it is 0.617329 and 0.382671."""
+    bins = torch.linspace(-20, 20, 255)
+    logits = torch.randn(255, generator=torch.Generator().manual_seed(0))
+    logp = torch.log_softmax(logits, -1)
+    loss = SymlogTwoHot(logits, bins).loss(torch.tensor(1.0))
+    torch.testing.assert_close(loss, -(0.598516 * logp[131] + 0.401484 * logp[132]), atol=1e-5, rtol=0)
+    sure = torch.full((255,), -1e9).index_fill(0, torch.tensor(131), 0.0)
+    assert SymlogTwoHot(sure, bins).pred().item() == pytest.approx(0.877463, abs=1e-5)  # exp(4 40/254) - 1
+    assert SymlogTwoHotHead(3, units=4)(torch.randn(5, 3)).pred().tolist() == [0.0] * 5
+
+
+def test_rewards_squashed_by_tanh_by_hand():
+    """tanh(2) = 0.964028: half its square and the constant."""
+    assert TanhTarget(torch.zeros(()), 1.0, 0).loss(torch.tensor(2.0)).item() == pytest.approx(0.464675 + LOG, abs=1e-5)
+    assert TanhMSEHead(3, units=4)(torch.zeros(2, 3)).pred().tolist() == [0.0, 0.0]
+
+
+def test_a_head_that_says_that_life_goes_on():
+    said = EndlessHead(3)(torch.randn(2, 5, 3))
+    assert torch.equal(said.pred(), torch.ones(2, 5))
+    assert torch.equal(said.loss(torch.zeros(2, 5)), torch.zeros(2, 5))
 
 
 # Whole agents.
