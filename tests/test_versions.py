@@ -260,3 +260,15 @@ def test_other_gradients_reach_the_policy_alone(kind, gradient):
     output.losses["policy"].sum().backward()
     assert all(p.grad is None for p in dreamer.world_model.parameters())
     assert any(p.grad.abs().sum() > 0 for p in dreamer.actor_critic.policy.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_precision_runs(kind):
+    dreamer = whole(kind)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = dreamer(tiny.batch(dreamer), torch.Generator().manual_seed(1))
+    output.loss.backward()
+    exact = whole(kind)
+    want = exact(tiny.batch(exact), torch.Generator().manual_seed(1))
+    assert output.loss.item() == pytest.approx(want.loss.item(), rel=0.05)
+    assert all(torch.isfinite(p.grad).all() for p in dreamer.parameters() if p.grad is not None)

@@ -139,7 +139,7 @@ class LearnedStartRSSM(GRURSSM):
 
     def forget(self, latent: Latent, keep: Float[Tensor, "*b 1"]) -> Latent:
         start = self.initial(1)
-        return Latent(*(torch.lerp(fresh.to(old.dtype), old, keep) for fresh, old in zip(start, latent, strict=True)))
+        return Latent(*(old * keep + fresh * (1 - keep) for fresh, old in zip(start, latent, strict=True)))
 
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
         return action / action.detach().abs().clamp(min=1)
