@@ -146,17 +146,17 @@ def world_model(plan: Plan) -> tuple[RSSMPriorV3, RSSMPosteriorV3, TensorDictSeq
     if plan.vector:
         net = Join(plan.mlp(None, LAYERS, into=plan.vector), squash=True)
         encoders.append(TensorDictModule(net, [("next", "vector")], [("next", "vector_embed")]))
-        net = Exp(plan.mlp(plan.vector, LAYERS))
-        decoders.append(TensorDictModule(net, [("next", "state"), ("next", "belief")], [("next", "reco_vector")]))
+        back = Exp(plan.mlp(plan.vector, LAYERS))
+        decoders.append(TensorDictModule(back, [("next", "state"), ("next", "belief")], [("next", "reco_vector")]))
         embed += size.units
     if plan.image:
         shape = (plan.image[2], *plan.image[:2])
         image = DreamerV3ImageEncoder(shape[0], depth=size.depth)
         encoders.append(TensorDictModule(image, [("next", "pixels")], [("next", "image_embed")]))
-        back = DreamerV3ImageDecoder(plan.feat, shape, depth=size.depth, num_blocks=BLOCKS)
-        decoders.append(TensorDictModule(back, [("next", "state"), ("next", "belief")], [("next", "reco_pixels")]))
+        draw = DreamerV3ImageDecoder(plan.feat, shape, depth=size.depth, num_blocks=BLOCKS)
+        decoders.append(TensorDictModule(draw, [("next", "state"), ("next", "belief")], [("next", "reco_pixels")]))
         embed += image.output_features(shape)
-    sizes = {"hidden_dim": size.hidden, "rnn_hidden_dim": size.deter, "num_categoricals": STOCH}
+    sizes: dict[str, Any] = {"hidden_dim": size.hidden, "rnn_hidden_dim": size.deter, "num_categoricals": STOCH}
     sizes |= {"num_classes": size.classes, "unimix": 0.01}
     prior = RSSMPriorV3(
         action_shape=(plan.action,), action_dim=plan.action, recurrent_model="block_gru", num_blocks=BLOCKS, **sizes

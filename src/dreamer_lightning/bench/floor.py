@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -90,5 +91,5 @@ def peak_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> flo
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        best = max(best, 2e-9 * size**3 / min(samples(lambda a=a, b=b: a @ b, device, repeats)))
+        best = max(best, 2e-9 * size**3 / min(samples(partial(torch.matmul, a, b), device, repeats)))
     return best

@@ -71,12 +71,11 @@ class Learner:
         """The same with the readable step-by-step model in place of the scans, on weights of its own."""
         twin = copy.deepcopy(self.dreamer)
         twin.zero_grad()
-        for module in twin.modules():
-            if hasattr(module, "scannable"):
-                module.scannable = False
-        module = self.fabric.setup_module(twin)
+        parts: list[Any] = [module for module in twin.modules() if hasattr(module, "scannable")]
+        for part in parts:
+            part.scannable = False
         optimizer = torch.optim.SGD(twin.parameters(), lr=0.0)
-        return Learner(self.fabric, twin, module, optimizer, self.batch)
+        return Learner(self.fabric, twin, self.fabric.setup_module(twin), optimizer, self.batch)
 
 
 def random_batch(specs: Specs, dreamer: Dreamer, b: int, t: int, seed: int = 0) -> TensorDict:
@@ -91,7 +90,7 @@ def random_batch(specs: Specs, dreamer: Dreamer, b: int, t: int, seed: int = 0) 
         return torch.randn(shape, generator=generator).to(getattr(torch, space.dtype))
 
     rare = lambda: torch.rand(b, t, generator=generator) < 0.002  # noqa: E731
-    rssm = dreamer.world_model.rssm
+    rssm: Any = dreamer.world_model.rssm
     packed = {key: value.cpu() for key, value in rssm.pack(rssm.initial(b, t)).items()}
     flags = {IS_FIRST: rare(), IS_LAST: rare(), IS_TERMINAL: rare()}
     action = random_action(specs.action, (b, t), generator)
@@ -158,7 +157,8 @@ def time_dreams(learner: Learner, repeats: int) -> Row:
     """Steps dreamed and frames decoded in a second, each alone and without a gradient."""
     dreamer, (b, t, n, h) = learner.dreamer, learner.lengths
     model, agent = dreamer.world_model, dreamer.actor_critic
-    start, seen, noise = model.rssm.initial(n), model.rssm.initial(b, t), dreamer.noise(b, t)
+    rssm: Any = model.rssm
+    start, seen, noise = rssm.initial(n), rssm.initial(b, t), dreamer.noise(b, t)
 
     def dream() -> None:
         with torch.no_grad(), learner.fabric.autocast():

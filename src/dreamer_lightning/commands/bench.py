@@ -37,7 +37,7 @@ from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count
 from dreamer_lightning.commands.outcome import Outcome
 from dreamer_lightning.runtime import keep_memory
-from dreamer_lightning.types import Specs
+from dreamer_lightning.types import Specs, UserError
 
 Row = dict[str, Any]
 FILL_BYTES = 5e8  # the replay is filled with so much at most
@@ -67,9 +67,11 @@ def bench(
         replay_steps: steps that the replay is filled with (at most 0.5 GB of them).
 
     Raises:
-        UserError: as ``fit`` does; or TorchRL's learner cannot be built for this config.
+        UserError: as ``fit`` does; several devices; or TorchRL's learner cannot be built for this config.
     """
     keep_memory()
+    if options["fabric"].devices not in ("auto", 1):
+        raise UserError(f"--fabric.devices: bench measures one process, not {options['fabric'].devices}; leave it out")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     rows = measure(options, baseline, twin, repeats, seconds, replay_steps)
@@ -117,7 +119,7 @@ def measure(
     if twin:
         found = progress("twin's update", time_update, learner.stepwise(), repeats)
         rows.append({**common, "system": "dreamer-lightning", "default": False, "mode": "steps", **found})
-    own |= progress("floor", time_floor, learner, 5)
+    own |= progress("floor", time_floor, learner, min(5, repeats))
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))
     own |= progress("dreams", time_dreams, learner, repeats)
     own |= progress("acting", time_acting, learner, repeats)
@@ -138,7 +140,7 @@ def replay_row(options: dict[str, Any], specs: Specs, learner: Learner, repeats:
         replay.allocate(records.reshape(-1)[:1])
         held = min(steps, int(FILL_BYTES / replay.bytes_per_step), replay.slots * num_envs)
         fill(replay, records, held)
-        rssm = learner.dreamer.world_model.rssm
+        rssm: Any = learner.dreamer.world_model.rssm
         latents = {key: value.cpu() for key, value in rssm.pack(rssm.initial(b, t)).items()}
         return time_replay(replay, records[:, :1], latents, repeats)
 

@@ -60,8 +60,6 @@ def twohot_decode(probs: Float[Tensor, "*b bins"], bins: Float[Tensor, " bins"])
     The difference of each pair comes before the product: a compiler that contracts multiply-adds keeps the zero.
     """
     half = bins.shape[0] // 2
-    if torch.compiler.is_compiling():  # TorchInductor 2.13 gets the gradient of a flipped slice wrong on a CPU
-        mirrored = probs.flip(-1)[..., -half:]
-    else:
-        mirrored = probs[..., :half].flip(-1)
+    whole = torch.compiler.is_compiling()  # TorchInductor 2.13 gets the gradient of a flipped slice wrong on a CPU
+    mirrored = probs.flip(-1)[..., -half:] if whole else probs[..., :half].flip(-1)
     return ((probs[..., -half:] - mirrored) * bins[-half:]).sum(-1)
