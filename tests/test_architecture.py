@@ -14,7 +14,7 @@ NOUNS = {"types", "errors"}
 MODEL = NOUNS | {"ops", "nets", "optim"}
 AGENT = MODEL | {"world_model", "actor_critic", "dreamer"}
 BORDERS = AGENT | {"envs", "data", "runfolder", "schedule"}
-EVERYTHING = BORDERS | {"updates", "loop", "callbacks", "evaluation", "agent", "interop", "parity"}
+EVERYTHING = BORDERS | {"updates", "loop", "callbacks", "evaluation", "agent", "interop", "parity", "results"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
+    "results": NOUNS | {"runfolder", "results"},
     "parity": EVERYTHING | {"configfiles"},
     "bench": BORDERS | {"bench", "updates"},
     "commands": EVERYTHING | {"bench", "commands", "runtime", ""},

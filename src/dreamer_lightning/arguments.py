@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -26,6 +27,23 @@ def with_values(function: Callable, args: list[str]) -> list[str]:
         if arg in flags and following.startswith("--"):
             out.append("true")
     return out
+
+
+def with_words(name: str, args: list[str]) -> list[str]:
+    """Write the words of ``compare`` that belong to no option as its list of runs."""
+    if name != "compare":
+        return args
+    rest: list[str] = []
+    runs: list[str] = []
+    words = iter(args)
+    for word in words:
+        if not word.startswith("-"):
+            runs.append(word)
+        elif "=" in word or word in ("-h", "--help"):
+            rest.append(word)
+        else:
+            rest += [word, *itertools.islice(words, 1)]
+    return [*rest, f"--runs={json.dumps(runs)}"] if runs else rest
 
 
 def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:

@@ -9,23 +9,12 @@ from importlib import import_module
 from typing import Any
 
 from dreamer_lightning import __version__, configfiles
-from dreamer_lightning.arguments import flatten, with_configs, with_values
+from dreamer_lightning.arguments import flatten, with_configs, with_values, with_words
+from dreamer_lightning.commands import COMMANDS, EXAMPLES, PLACES, TAKES
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain, nearest
 from dreamer_lightning.runtime import wait_politely
 
-COMMANDS = {
-    "fit": "train an agent, or go on with a run (--resume DIR)",
-    "evaluate": "play episodes with a trained agent: table, video, evaluation.json",
-    "dream": "imagine from a trained agent's world model, beside reality",
-    "parity": "compare every number with recordings of the reference implementation",
-    "bench": "measure how fast this machine trains, and where the time goes",
-}
-TAKES = {"bench": "fit"}  # commands that take another one's options too, as one dict
-EXAMPLES = """examples:
-  dreamer-lightning fit --config quickstart.yaml
-  dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3
-  dreamer-lightning evaluate --run runs/NAME --episodes 10"""
 INTERNAL = {"config_text", "options"}  # parameters of a command that are not options
 
 
@@ -91,7 +80,7 @@ def rebuild(run: str, weights: dict[str, Any]) -> tuple[Any, Any]:
 
 def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
     """A command's function, and what to call it with."""
-    args, folders = with_configs(name, args)  # before the imports, which take seconds
+    args, folders = with_configs(name, with_words(name, args))  # before the imports, which take seconds
     configfiles.join_import_path(folders)
     functions = [command(each) for each in (name, TAKES.get(name)) if each]
     for function in functions:
@@ -133,7 +122,7 @@ def make_parser(name: str, functions: list[Callable]) -> Any:
     configs = " --config NAME [--config OVERLAY ...]" if "fit" in (name, TAKES.get(name)) else ""
     parser = ArgumentParser(
         prog=f"dreamer-lightning {name}",
-        usage=f"dreamer-lightning {name}{' FOLDER' if name == 'parity' else ''}{configs} [--OPTION VALUE ...]",
+        usage=f"dreamer-lightning {name}{PLACES.get(name, '')}{configs} [--OPTION VALUE ...]",
         description=(inspect.getdoc(functions[0]) or "").split("\n\n")[0],
         parser_mode="omegaconf+",
         exit_on_error=False,

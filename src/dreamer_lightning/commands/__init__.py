@@ -1,0 +1,18 @@
+"""The commands: one function in a file of its name each, imported when it is asked for."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "fit": "train an agent, or go on with a run (--resume DIR)",
+    "evaluate": "play episodes with a trained agent: table, video, evaluation.json",
+    "dream": "imagine from a trained agent's world model, beside reality",
+    "parity": "compare every number with recordings of the reference implementation",
+    "compare": "show runs beside published learning curves: tables, figure, CSV",
+    "bench": "measure how fast this machine trains, and where the time goes",
+}
+TAKES = {"bench": "fit"}  # commands that take another one's options too, as one dict
+PLACES = {"parity": " FOLDER", "compare": " RUN [RUN ...]"}  # words without an option
+EXAMPLES = """examples:
+  dreamer-lightning fit --config quickstart.yaml
+  dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3
+  dreamer-lightning evaluate --run runs/NAME --episodes 10"""

@@ -43,10 +43,10 @@ def metric_table(metrics: dict[str, float]) -> Table:
     return table
 
 
-def render(*parts: Table | str) -> str:
+def render(*parts: Table | str, width: int = 110) -> str:
     """Tables and lines as one text without colour."""
     out = io.StringIO()
-    console = Console(file=out, width=110, color_system=None)
+    console = Console(file=out, width=width, color_system=None)
     for part in parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,188 @@
+"""Runs beside published learning curves: tables, and a figure or a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.tables import render
+from dreamer_lightning.results.comparison import MILESTONES, SHARES, overall, records
+from dreamer_lightning.results.figure import comparison_figure
+from dreamer_lightning.results.published import WINDOWS, published
+from dreamer_lightning.results.rows import tasks_of
+from dreamer_lightning.results.runs import load, rows_of
+from dreamer_lightning.runfolder import write_atomic
+from dreamer_lightning.types import UserError
+
+HEADS = {step: f"{step // 1000}K" for step in MILESTONES}
+SETTING = {
+    "repeat": "repeat",
+    "train_ratio": "ratio",
+    "size": "size",
+    "num_envs": "envs",
+    "version": "version",
+    "scored": "scores from",
+}
+
+
+def compare(
+    runs: list[str] | None = None,
+    benchmark: Literal["auto", "dmc_proprio", "dmc_vision", "atari100k", "none"] = "auto",
+    scores: Literal["training", "greedy", "both"] = "training",
+    out: str | None = None,
+) -> Outcome:
+    """Show runs beside published learning curves: scores, env steps to a score, wall-clock, and every setting.
+
+    Args:
+        runs: run folders, folders of runs (DIR/seed0, DIR/seed1, ...) or CSV files with the columns env_steps, score,
+            task and seed; LABEL=PATH names one. Seeds of one label and task are one row.
+        benchmark: published curves to show; auto: those of the runs' environments; none: no curves.
+        scores: from training episodes of the sampled policy, as published; from greedy evaluations; or both.
+        out: .png for a figure, .csv for the table with all its numbers.
+
+    Returns:
+        The tables, and what was written.
+
+    Raises:
+        UserError: nothing to compare, or runs of several benchmarks.
+    """
+    if not runs:
+        raise UserError("compare needs run folders: compare RUN [RUN ...] [--benchmark dmc_proprio] [--out curves.png]")
+    if out and Path(out).suffix not in (".png", ".csv"):
+        raise UserError(f"--out: '{out}' ends in neither .png (the figure) nor .csv (the table)")
+    series = load(runs)
+    chosen = which(benchmark, {one.benchmark for one in series} - {"none"})
+    window = WINDOWS[chosen]
+    ours = rows_of(series, chosen, scores)
+    if not ours:
+        raise UserError(f"no scores yet in {', '.join(runs)}; --scores {scores} found no finished episode")
+    rows = sorted(ours + published(chosen, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))
+    table = records(rows, window)
+    text = render(
+        score_table(table, chosen, window.least),
+        overall_table(overall(rows, window), len(tasks_of(ours))),
+        threshold_table(table),
+        setting_table(table),
+        width=130,
+    )
+    if not out:
+        return Outcome(text)
+    if out.endswith(".png"):
+        comparison_figure(rows, window, Path(out).expanduser())
+    else:
+        write_atomic(Path(out).expanduser().absolute(), as_csv(table))
+    return Outcome(f"{text}\nwrote {out}")
+
+
+def which(benchmark: str, found: set[str]) -> str:
+    """The published curves to show.
+
+    Raises:
+        UserError: the runs belong to several benchmarks and none was chosen.
+    """
+    if benchmark != "auto":
+        return benchmark
+    if len(found) > 1:
+        raise UserError(f"the runs belong to {' and '.join(sorted(found))}: compare them apart, or give --benchmark")
+    return found.pop() if found else "none"
+
+
+def score_table(table: list[dict[str, Any]], benchmark: str, window: int) -> Table:
+    """Scores by env steps, a row for each method on each task."""
+    title = f"mean score over seeds, of the last {window // 1000}K env steps before"
+    out = Table(title=title + (f" ({benchmark})" if benchmark != "none" else ""), title_justify="left")
+    steps = _known(table, "score")
+    _columns(out, "task", "method", "seeds", right=[HEADS[step] for step in steps])
+    for record in table:
+        cells = [number(record[f"score@{step}"], 1) for step in steps]
+        out.add_row(record["task"], record["method"], record["seeds"], *cells)
+    return out
+
+
+def overall_table(table: list[dict[str, Any]], tasks: int) -> Table:
+    """Means and interquartile means with intervals, two rows for each method."""
+    title = (
+        f"over all seeds of {tasks} task{'s' if tasks > 1 else ''} [95% stratified bootstrap; needs two seeds a task]"
+    )
+    out = Table(title=title, title_justify="left")
+    steps = _known(table, "iqm")
+    _columns(out, "method", "", right=[HEADS[step] for step in steps])
+    for record in table:
+        for name, head in (("iqm", "interquartile mean"), ("mean", "mean")):
+            values = [tuple(record[f"{name}{part}@{step}"] for part in ("", "_low", "_high")) for step in steps]
+            if not all(_unknown(value[0]) for value in values):
+                out.add_row(record["method"], head, *(_with_interval(*value) for value in values))
+    return out
+
+
+def threshold_table(table: list[dict[str, Any]]) -> Table:
+    """Env steps and episodes to shares of the reference's final score, the mean score so far, and wall-clock."""
+    out = Table(title="env steps (episodes) to a share of DreamerV3's published final score", title_justify="left")
+    _columns(out, "task", "method", right=[*(f"{share}%" for share in SHARES), "mean score so far", "hours"])
+    for record in table:
+        cells = [_steps(record, share) for share in SHARES]
+        until = f"{record['mean_score']:.1f} at {record['mean_score_until'] / 1000:g}K"
+        area = "" if _unknown(record["mean_score"]) else until
+        out.add_row(record["task"], record["method"], *cells, area, number(record["hours"], 2))
+    return out
+
+
+def setting_table(table: list[dict[str, Any]]) -> Table:
+    """What each score was reached with; a method whose tasks agree is one row."""
+    out = Table(title="settings (empty: not stated with the scores)", title_justify="left")
+    _columns(out, "method", "seeds", *SETTING.values(), right=())
+    seen = set()
+    for record in table:
+        row = (record["method"], record["seeds"], *(record[name] for name in SETTING))
+        if row not in seen:
+            out.add_row(*row)
+        seen.add(row)
+    return out
+
+
+def as_csv(table: list[dict[str, Any]]) -> str:
+    """The whole table; cells that are not known are empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, table[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    for record in table:
+        writer.writerow({name: "" if _unknown(value) else value for name, value in record.items()})
+    return out.getvalue()
+
+
+def number(value: float, digits: int) -> str:
+    return "" if _unknown(value) else f"{value:.{digits}f}"
+
+
+def _unknown(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _known(table: list[dict[str, Any]], name: str) -> list[int]:
+    """The milestones at which any row has a value."""
+    return [step for step in MILESTONES if any(not _unknown(record[f"{name}@{step}"]) for record in table)]
+
+
+def _steps(record: dict[str, Any], share: int) -> str:
+    steps, episodes = record[f"steps_to_{share}%"], record[f"episodes_to_{share}%"]
+    if _unknown(steps):
+        return ""
+    sign = "<=" if record[f"first_point_to_{share}%"] else ""
+    return f"{sign}{steps / 1000:g}K" + ("" if _unknown(episodes) else f" ({episodes:.0f})")
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return number(value, 0) + ("" if _unknown(low) else f" [{low:.0f}-{high:.0f}]")
+
+
+def _columns(table: Table, *left: str, right: Any) -> None:
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
