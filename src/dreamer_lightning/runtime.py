@@ -21,6 +21,21 @@ def wait_politely(args: list[str]) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def repeatable(everywhere: bool) -> None:
+    """Let torch take the same way through every computation each time, also where a faster one exists (GPUs).
+
+    Args:
+        everywhere: True refuses operations that have no such way; False leaves torch as it is by default.
+    """
+    import torch
+
+    if everywhere:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(everywhere)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # only of use to find errors
+
+
 def keep_memory() -> None:
     """Let glibc reuse freed memory: by default every tensor above 128 KB is a fresh mapping, zeroed page by page."""
     if sys.platform != "linux":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.callbacks.forecast import Forecast
     from dreamer_lightning.callbacks.health import Health
     from dreamer_lightning.callbacks.metrics import Metrics
+    from dreamer_lightning.callbacks.peers import Peers
     from dreamer_lightning.callbacks.progress import Progress
     from dreamer_lightning.callbacks.signals import Signals
     from dreamer_lightning.callbacks.throughput import Throughput
@@ -30,6 +31,7 @@ __all__ = [
     "Forecast",
     "Health",
     "Metrics",
+    "Peers",
     "Progress",
     "Signals",
     "Throughput",

@@ -18,6 +18,7 @@ from dreamer_lightning.callbacks import (
     Forecast,
     Health,
     Metrics,
+    Peers,
     Progress,
     Signals,
     Throughput,
@@ -146,6 +147,7 @@ def build_replay(
         num_streams=num_envs,
         seed=seed,
         online=options.online,
+        deter_dtype=options.deter,
         storage=options.storage,
         folder=folder if options.storage == "memmap" else None,
         latents=options.latents,
@@ -215,6 +217,7 @@ def build_callbacks(
     """What happens at the loop's borders, in this order: whatever adds to a row comes before those that write it."""
     return [
         Signals(),
+        Peers(),
         Forecast(random_score=baseline),
         Episodes(),
         Throughput(),

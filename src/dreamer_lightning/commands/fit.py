@@ -49,7 +49,7 @@ from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
-from dreamer_lightning.runtime import keep_memory
+from dreamer_lightning.runtime import keep_memory, repeatable
 from dreamer_lightning.types import Size, Specs, UserError
 from dreamer_lightning.updates import check_capture
 
@@ -81,6 +81,7 @@ def fit(
     pretrain: int = 0,
     burst: int = 1,
     threads: int | None = None,
+    deterministic: bool = False,
     cuda_graph: bool = False,
     imag_length: int = 15,
     imag_last: int = 0,
@@ -129,6 +130,7 @@ def fit(
         pretrain: updates made at once when learning begins.
         burst: updates are made this many at a time, as soon as the train ratio owes them.
         threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
+        deterministic: same seed, same numbers on a GPU too, at some cost of speed; on a CPU they are in any case.
         cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
         imag_length: agent steps dreamed from each start state.
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
@@ -161,6 +163,7 @@ def fit(
     if isinstance(found, Run):
         return found
     keep_memory()
+    repeatable(deterministic)
     if threads:
         torch.set_num_threads(threads)
     devices = build_fabric(fabric)

@@ -107,6 +107,7 @@ class ReplayOptions:
         capacity_gb: most gigabytes kept; the smaller of the two limits wins. None: no such limit.
         online: train on fresh sequences once, right after they are collected, before uniform ones.
         storage: memory, or memmap (files below the run folder).
+        deter: type in which deterministic states are stored; bfloat16 takes half the room and rounds them.
         latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
         episodes: each sequence lies within one complete episode, drawn first (V1, V2); false: anywhere in the stream.
         prioritize_ends: with episodes, see their ends as often as their middles (V2, not on DeepMind Control).
@@ -116,6 +117,7 @@ class ReplayOptions:
     capacity_gb: float | None = None
     online: bool = True
     storage: Literal["memory", "memmap"] = "memory"
+    deter: Literal["float32", "bfloat16"] = "float32"
     latents: bool = True
     episodes: bool = False
     prioritize_ends: bool = False

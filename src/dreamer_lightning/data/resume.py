@@ -53,10 +53,12 @@ def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool =
     if hasattr(collector, "settle"):  # it is a batch ahead, which the checkpoint will not have
         collector.settle()
         exact = False
+    if not exact:  # what broke off has nothing that could be asked
+        return {"carry": None, "carried": {}, "envs": []}
     return {
         "carry": None if carry is None else {name: value.clone() for name, value in carry.items()},
         "carried": carried_state(collector),
-        "envs": env_states(collector.env) if exact else [None] * collector.env.batch_size[0],
+        "envs": env_states(collector.env),
     }
 
 

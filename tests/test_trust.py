@@ -1,0 +1,173 @@
+"""What `fit` promises when things go wrong, through `fit` itself."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import dreamer_lightning
+from dreamer_lightning import runfolder
+from dreamer_lightning.types import BadNumbers, EnvFailure, UserError
+from exact_compare import rows
+
+OPTIONS = {
+    "num_envs": 2,
+    "train_ratio": 16,
+    "batch_size": 2,
+    "batch_length": 8,
+    "learning_starts": 20,
+    "imag_length": 3,
+    "log_every": 20,
+    "env_steps": 120,
+    "evaluation": {"every": 0, "random_episodes": 0},
+    "checkpoint": {"every": 1_000_000},
+    "wandb": {"mode": "disabled"},
+}
+
+
+class Trouble(gymnasium.Env):
+    """A random walk of 20 steps; makes trouble from its step ``at`` on, counted over episodes."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    dead = False
+
+    def __init__(self, kind="", at=45):
+        self.kind, self.at, self.time, self.total = kind, at, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.walk, self.time = self.np_random.normal(size=2).astype(np.float32), 0
+        if Trouble.dead:
+            raise OSError("the simulator's server is gone")
+        return self.walk.copy(), {}
+
+    def step(self, action):
+        self.time, self.total = self.time + 1, self.total + 1
+        self.walk = (self.walk + 0.1 * self.np_random.normal(size=2) + action).astype(np.float32)
+        obs = self.walk.copy()
+        if self.total >= self.at:
+            if self.kind == "raise" and self.total == self.at:
+                raise OSError("the simulator's server is gone")
+            if self.kind == "broken":
+                Trouble.dead = True
+                raise OSError("the simulator's server is gone")
+            obs = obs * np.nan if self.kind == "nan" else obs
+        return obs, float(obs[0]), False, self.time == 20, {}
+
+
+def fit(folder, kind="", env=None, **options):
+    env = {"class_path": "dreamer_lightning.envs.Custom", "init_args": {"path": "test_trust:Trouble", **(env or {})}}
+    env["init_args"]["kwargs"] = {"kind": kind}
+    return dreamer_lightning.fit("gym.yaml", "debug.yaml", env=env, run_dir=str(folder), **{**OPTIONS, **options})
+
+
+def saved_at(folder: Path) -> int:
+    """Env step of the newest checkpoint, which is whole; its weights are finite."""
+    found = runfolder.latest_complete(folder)
+    weights = runfolder.load_tensors(found / "model.pt")["loop"]["dreamer"].values()
+    assert all(value.isfinite().all() for value in weights if value.is_floating_point())
+    return runfolder.read_manifest(found)["env_step"]
+
+
+def test_a_nan_observation_stops_the_run_with_its_state_saved(tmp_path):
+    with pytest.raises(UserError, match=r"environment 0: env: observation is NaN .* \(update \d+, env step 88\)"):
+        fit(tmp_path / "run", "nan")
+    assert saved_at(tmp_path / "run") == 90
+
+
+def test_a_nan_observation_can_be_masked_and_is_counted(tmp_path, capsys):
+    run = fit(tmp_path / "run", "nan", faults={"numbers": "mask"}, env_steps=100)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "environment" in line]
+    assert lines[0].startswith("warning: environment 0 observation was NaN or infinite at step 5 of an episode, now 0")
+    assert max(run.series("health/masked")[1]) == 2 * 2 * 6  # observation and reward, two environments, steps 45 to 50
+
+
+def test_an_environment_that_fails_once_costs_an_episode(tmp_path, capsys):
+    run = fit(tmp_path / "run", "raise")
+    assert run.series("health/env_failures")[1][-1] == 2
+    err = capsys.readouterr().err
+    assert "environment 1 raised OSError: the simulator's server is gone, the episode is cut" in err
+    assert "Traceback" in err
+    lengths = run.series("episode/length")[1]
+    assert lengths.count(5) == 2  # cut in their fifth step
+    assert saved_at(tmp_path / "run") == 120
+
+
+def test_an_environment_that_fails_for_good_ends_the_run_with_its_state_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trouble, "dead", False)
+    with pytest.raises(EnvFailure, match=r"(?s)failed 2 times in a row; the last time it raised OSError.*Traceback"):
+        fit(tmp_path / "run", "broken", env={}, faults={"env_failures": 1 + 1})
+    assert 88 <= saved_at(tmp_path / "run") <= 92
+
+
+class Poison:
+    """Makes the weights of the reward head not finite: what a broken update would leave."""
+
+    def __init__(self, at: int = 3):
+        self.at = at
+
+    def on_train_batch_end(self, loop) -> None:
+        if loop.clocks.update == self.at:
+            with torch.no_grad():
+                next(loop.dreamer.world_model.reward.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse on classes where any object is allowed
+def test_bad_weights_are_never_saved_over_good_ones(tmp_path, capsys):
+    callbacks = [{"class_path": "test_trust.Poison", "init_args": {"at": 25}}]
+    with pytest.raises(BadNumbers, match=r"loss/reward.*the gradient of reward.*\(update 25, env step"):
+        fit(tmp_path / "run", fabric={"callbacks": callbacks}, checkpoint={"every": 40})
+    assert "not written (the weights are not finite)" in capsys.readouterr().err
+    assert saved_at(tmp_path / "run") == 40
+
+
+def test_two_runs_of_a_seed_are_equal_and_deterministic_is_allowed(tmp_path):
+    for name, options in (("one", {}), ("two", {}), ("three", {"deterministic": True}), ("other", {"seed": 1})):
+        fit(tmp_path / name, **options)
+    torch.use_deterministic_algorithms(False)
+    one, two, three, other = (rows(tmp_path / name) for name in ("one", "two", "three", "other"))
+    assert one.equals(two)
+    assert one.equals(three)
+    assert not one.equals(other)
+
+
+def test_secrets_never_reach_the_run_folder(tmp_path, monkeypatch, capfd):
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    fit(tmp_path / "run", wandb={"mode": "offline"}, env_steps=60)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    out = capfd.readouterr()
+    assert secret not in out.out + out.err
+
+
+def test_clocks_are_whole_numbers_of_any_size(tmp_path):
+    """Env steps beyond 32 bits, through a checkpoint, a resume and the rows."""
+    fit(tmp_path / "run", env_steps=60)
+    folder = runfolder.latest_complete(tmp_path / "run")
+    state = runfolder.load_tensors(folder / "model.pt")
+    far = 2**40
+    state["loop"]["clocks"]["env_step"] += far
+    state["loop"]["clocks"]["agent_step"] += far
+    state["loop"]["cadence"] = [far + 60, far + 60]
+    manifest = runfolder.read_manifest(folder)
+    manifest.pop("manifest_sha256")
+    manifest["files"]["model.pt"] = runfolder.save_tensors(folder / "model.pt", state)
+    manifest["env_step"] += far
+    runfolder.write_manifest(folder, manifest)
+    dreamer_lightning.fit(resume=str(tmp_path / "run"), env_steps=far + 100)
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        steps = [int(row["env_step"]) for row in csv.DictReader(file)]
+    assert steps[-1] == far + 100
+    assert saved_at(tmp_path / "run") == far + 100
