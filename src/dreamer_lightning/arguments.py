@@ -30,8 +30,8 @@ def with_values(function: Callable, args: list[str]) -> list[str]:
 
 
 def with_words(name: str, args: list[str]) -> list[str]:
-    """Write the words of ``compare`` that belong to no option as its list of runs."""
-    if name != "compare":
+    """Write the words of ``compare`` and ``diagnose`` that belong to no option as their list of runs."""
+    if name not in ("compare", "diagnose"):
         return args
     rest: list[str] = []
     runs: list[str] = []

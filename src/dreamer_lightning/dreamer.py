@@ -88,6 +88,9 @@ class Dreamer(nn.Module):
             f"model/{key}": value for key, value in metrics.items()
         }
         metrics |= {f"dream/{key}": value for key, value in ac_metrics.items()}
+        bounds = self.actor_critic.policy.entropy_range
+        if bounds and "entropy" in ac_metrics:  # 0: as little choice as possible, 1: as much as possible
+            metrics["dream/entropy_norm"] = (ac_metrics["entropy"] - bounds[0]) / (bounds[1] - bounds[0])
         return TrainOutput(loss, losses, self.world_model.rssm.pack(observed.latent), metrics)
 
     def noise(self, b: int, t: int, generator: torch.Generator | None = None) -> Noise:

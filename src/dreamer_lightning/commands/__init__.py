@@ -8,10 +8,11 @@ COMMANDS = {
     "dream": "imagine from a trained agent's world model, beside reality",
     "parity": "compare every number with recordings of the reference implementation",
     "compare": "show runs beside published learning curves: tables, figure, CSV",
+    "diagnose": "look at a run's metrics: values, expected ranges, what to try",
     "bench": "measure how fast this machine trains, and where the time goes",
 }
 TAKES = {"bench": "fit"}  # commands that take another one's options too, as one dict
-PLACES = {"parity": " FOLDER", "compare": " RUN [RUN ...]"}  # words without an option
+PLACES = {"parity": " FOLDER", "compare": " RUN [RUN ...]", "diagnose": " RUN"}  # words without an option
 EXAMPLES = """examples:
   dreamer-lightning fit --config quickstart.yaml
   dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3

@@ -27,6 +27,7 @@ from dreamer_lightning.commands.build import (
     play_randomly,
     probe,
 )
+from dreamer_lightning.commands.diagnose import closing
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
@@ -233,7 +234,7 @@ def fit(
     if loaded:
         say(loop, loaded)
     loop.run()
-    return Run(folder)
+    return Run(folder, closing(folder) if devices.is_global_zero else "")
 
 
 def default_run_dir(env: EnvFactory, size: Size, seed: int) -> str:

@@ -22,7 +22,7 @@ from dreamer_lightning.evaluation.gap import (
     stack_actions,
     stack_states,
     to_dreams,
-    value_gap,
+    value_metrics,
 )
 from dreamer_lightning.evaluation.openloop import error_metrics
 from dreamer_lightning.evaluation.rollout import Episode, device_of, own_randomness, rollout
@@ -141,7 +141,7 @@ def compare(dreamer, episodes: list[Episode], count: int, generator: torch.Gener
     metrics = return_metrics(starts, free_dreams, same_dreams, discount)
     by_episode = _final_values(dreamer, episodes, generator)
     final = np.array([by_episode[id(start.episode)] for start in starts])
-    metrics["gap/value"] = value_gap(starts, free_dreams.value[:, 0], final, discount)
+    metrics |= value_metrics(starts, free_dreams.value[:, 0], final, discount)
     decoded = {k: dreamer.reconstruct(same.latent.map(lambda x, k=k: x[:, k])) for k in ERROR_STEPS if k <= reach}
     cont = going_on(dreamer.world_model, same.cont).double().cpu().numpy()
     return {**metrics, **error_metrics(dreamer.specs, starts, decoded, same_dreams.reward, cont)}

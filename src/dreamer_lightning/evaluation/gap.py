@@ -151,16 +151,31 @@ def return_metrics(starts: list[Start], policy: Dreams, actions: Dreams, discoun
     return metrics
 
 
-def value_gap(starts: list[Start], value: np.ndarray, final_value: np.ndarray, discount: float) -> float:
-    """``gap/value``: mean of critic minus real discounted return to the episode's end.
+def real_values(starts: list[Start], final_value: np.ndarray, discount: float) -> np.ndarray:
+    """Discounted return from each start [n] to the episode's end, and beyond it where a time limit cut the payments.
+
+    Args:
+        starts: start points.
+        final_value: critic at the last observation of each start's episode [n]: a time limit does not end the worth of
+            a state, so truncated episodes end with it; terminated ones with 0.
+        discount: per step.
+    """
+    tail = np.where(ends_terminal(starts), 0.0, final_value) * discount ** remaining(starts)
+    return real_returns(starts, discount) + tail
+
+
+def value_metrics(starts: list[Start], value: np.ndarray, final_value: np.ndarray, discount: float) -> dict[str, float]:
+    """``gap/value``: mean of critic minus real value; ``gap/value_corr``: their correlation, where both vary.
 
     Args:
         value: critic at the starts [n].
-        final_value: critic at the last observation of each start's episode [n]: a time limit cuts the world's payments,
-            not its worth, so truncated episodes end with it; terminated ones with 0.
+        final_value: as in ``real_values``.
     """
-    tail = np.where(ends_terminal(starts), 0.0, final_value) * discount ** remaining(starts)
-    return float((value - real_returns(starts, discount) - tail).mean())
+    real = real_values(starts, final_value, discount)
+    metrics = {"gap/value": float((value - real).mean())}
+    if len(real) > 2 and min(np.ptp(value), np.ptp(real)) > 1e-6 * (1 + np.abs(real).max()):
+        metrics["gap/value_corr"] = float(np.corrcoef(value, real)[0, 1])
+    return metrics
 
 
 class GapAlarm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -234,6 +235,18 @@ class PolicyHead(Head):
         """The distribution of a continuous action, from its raw parameters."""
         return BoundedNormal(mean, std, event_dims, self.minstd, self.maxstd)
 
+    @property
+    def entropy_range(self) -> tuple[float, float] | None:
+        """Smallest and largest entropy of a whole action, in nats; None where a distribution has no such bounds."""
+        low, high = 0.0, 0.0
+        unit = 0.5 * math.log(2 * math.pi * math.e)  # of a normal with std 1
+        for space in self.spaces.values():
+            least, most = 0.0, math.log(max(1, space.classes))
+            if not space.discrete:
+                least, most = math.log(self.minstd) + unit, math.log(self.maxstd) + unit
+            low, high = low + math.prod(space.shape) * least, high + math.prod(space.shape) * most
+        return low, high
+
     def noise(
         self, shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
     ) -> Float[Tensor, "*shape a"]:
@@ -257,6 +270,8 @@ class TanhPolicyHead(PolicyHead):
     def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:
         return TanhNormal(mean, std, event_dims)
 
+    entropy_range = None  # type: ignore[assignment]
+
 
 class TruncatedPolicyHead(PolicyHead):
     """DreamerV2's policy: a normal truncated to [-1, 1]; ``minstd`` and ``maxstd`` have no effect.
@@ -266,3 +281,5 @@ class TruncatedPolicyHead(PolicyHead):
 
     def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:
         return TruncatedNormal(mean, std, event_dims)
+
+    entropy_range = None  # type: ignore[assignment]
