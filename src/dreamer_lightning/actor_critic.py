@@ -182,9 +182,10 @@ class ActorCritic(L.LightningModule):
         with torch.no_grad():
             act = lambda feat, step: policy(feat).sample(action_noise[:, step])  # noqa: E731
             latent, action = dynamics.imagine(start, act, stoch_noise)
+            feat = latent.feat
             if self.actor_gradient == "reinforce":
-                return Dream(latent.feat, action, *dynamics.predict(latent.feat))
-        action = policy(latent.feat).sample(action_noise)
+                return Dream(feat, action, *dynamics.predict(feat))
+        action = policy(feat).sample(action_noise)
         feat = dynamics.retrace(latent, action).feat
         return Dream(feat, action, *frozen(dynamics, "predict")(feat))
 

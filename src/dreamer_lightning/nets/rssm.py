@@ -23,6 +23,7 @@ from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
+from dreamer_lightning.ops.scalars import tanh
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
@@ -267,7 +268,7 @@ class BlockRSSM(RSSM):
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
             deter, x = self.act(norm(layer(deter, x))), None  # at first, each block sees its own part and all of x
         reset, cand, update = self.gates.blocked(deter, x).chunk(3, -1)  # [g n d/g] each
-        cand = torch.tanh(torch.sigmoid(reset) * cand)
+        cand = tanh(torch.sigmoid(reset) * cand)
         update = torch.sigmoid(update - 1)
         old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
         return torch.lerp(old, cand, update).transpose(0, 1).reshape(latent.deter.shape)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamer_lightning.ops import onehot
+from dreamer_lightning.ops.scalars import tanh
 
 
 class Weights(NamedTuple):
@@ -77,7 +78,7 @@ class ObserveScan(torch.autograd.Function):
             y = norm_silu(pre_hid[t], w.hidden_norm, shape.eps)
             torch.baddbmm(gates_bias, y.view(b, g, -1).transpose(0, 1), w.gates, out=gates[t])
             reset, cand, update = gates[t].chunk(3, -1)
-            cand = torch.tanh(torch.sigmoid(reset) * cand)
+            cand = tanh(torch.sigmoid(reset) * cand)
             old = h.view(b, g, -1).transpose(0, 1)
             deter = deters[t]
             deter.view(b, g, -1).transpose(0, 1).copy_(torch.lerp(old, cand, torch.sigmoid(update - 1)))
@@ -200,7 +201,7 @@ class Retrace(torch.autograd.Function):
         own_part = torch.bmm(old.reshape(steps * n, g, -1).transpose(0, 1), own).transpose(0, 1).reshape(steps, n, -1)
         pre_hid = x @ shared + w.hidden_bias + own_part
         y = norm_silu(pre_hid, w.hidden_norm, shape.eps).view(steps * n, g, -1).transpose(0, 1)
-        gates = torch.baddbmm(w.gates_bias.view(g, 1, -1), y, w.gates).view(g, steps, n, -1).transpose(0, 1)
+        gates = torch.bmm(y, w.gates).add_(w.gates_bias.view(g, 1, -1)).view(g, steps, n, -1).transpose(0, 1)
         core = CoreBackward(w, shape, old, pre_in, pre_hid, gates.contiguous())
         hidden, kernels, norms = deters[1:], [], []
         for i in range(ctx.layers):
@@ -280,7 +281,7 @@ def gate_slopes(gates: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     steps, g, b, _ = gates.shape
     reset, cand, update = gates.chunk(3, -1)
     reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
-    new = torch.tanh(reset * cand)
+    new = tanh(reset * cand)
     old = old.view(steps, b, g, -1).transpose(1, 2)
     by_new = update * (1 - new.square())
     slopes = torch.stack([by_new * cand * reset * (1 - reset), by_new * reset, (new - old) * update * (1 - update)], -2)
