@@ -119,7 +119,8 @@ class Loop:
             if wire is not None:
                 records, self.carry = to_records(wire, self.carry or initial_carry(wire.shape[0]))
                 self.replay.extend(records)
-        played = self.collector.requested_frames_per_batch * self.fabric.world_size
+        steps = self.collector.requested_frames_per_batch if wire is None else wire.numel()
+        played = steps * self.fabric.world_size
         self.clocks.agent_step += played
         self.clocks.env_step += played * self.env_factory.repeat
         self.tick()
