@@ -33,8 +33,8 @@ OPTIONS = {
     "learning_starts": 30,
     "imag_length": 3,
     "log_every": 20,
-    "env_steps": 440,
-    "evaluation": {"every": 150, "random_episodes": 0, "starts": 4},
+    "env_steps": 300,
+    "evaluation": {"every": 110, "random_episodes": 0, "starts": 4},
     "checkpoint": {"every": 1_000_000},
     "wandb": {"mode": "disabled"},
 }
@@ -43,7 +43,7 @@ OPTIONS = {
 class Interrupt:
     """Saves in the middle of the run, and dies a few steps later, as if by kill -9."""
 
-    save_at, kill_at = 230, 270
+    save_at, kill_at = 170, 200
 
     def __init__(self, kill: bool = True):
         self.kill, self.done = kill, False
@@ -81,7 +81,7 @@ def main(folder: Path, env: str) -> None:
         assert forked(dreamer_lightning.fit, preset, "debug.yaml", **OPTIONS, **whole) == 0
     assert forked(dreamer_lightning.fit, preset, "debug.yaml", **OPTIONS, **cut) == signal.SIGKILL
     found = runfolder.latest_complete(folder / "cut")
-    assert 230 <= runfolder.read_manifest(found)["env_step"] < 270
+    assert 170 <= runfolder.read_manifest(found)["env_step"] < 200
     assert forked(dreamer_lightning.fit, resume=str(folder / "cut"), fabric={"callbacks": []}) == 0
 
 

@@ -1,14 +1,18 @@
 """Two processes on a CPU: one agent."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import agreement
+from dreamer_lightning import runfolder
+from dreamer_lightning.callbacks.peers import alive
 
 HERE = Path(__file__).parent
 
@@ -63,3 +67,40 @@ def test_fit_on_two_processes_writes_one_run_and_resumes_on_one(tmp_path):
     more = ["--resume", "run", "--fabric.devices", "1", "--env_steps", "1400"]
     out = run("-m", "dreamer_lightning", "fit", *more, cwd=tmp_path)
     assert "resumed at update" in out
+
+
+def processes(main: int) -> list[int]:
+    return [main, *map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split()[:1])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_brings_the_run_down_with_a_line_and_a_usable_checkpoint(tmp_path, rank):
+    options = ["--config", "gym.yaml", "--config", "debug.yaml", "--run_dir", "run", "--env_steps", "1e8"]
+    options += ["--fabric.accelerator", "cpu", "--fabric.devices", "2", "--evaluation.every", "0"]
+    options += ["--checkpoint.every", "100"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    command = [sys.executable, "-m", "dreamer_lightning", "fit", *options]
+    with open(tmp_path / "log", "w") as log:
+        main = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log)
+        deadline = time.monotonic() + 240
+        while not runfolder.checkpoints(tmp_path / "run") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        both = processes(main.pid)
+        assert len(both) == 2
+        os.kill(both[rank], signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and any(alive(process) for process in both):
+            main.poll()
+            time.sleep(0.1)
+        left = [process for process in both if alive(process)]
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+    assert main.wait() != 0
+    said = (tmp_path / "log").read_text()
+    assert not left, said
+    assert f"warning: rank {rank} (process {both[rank]}) is gone, so this rank ends too; go on from the last" in said
+    out = run("-m", "dreamer_lightning", "fit", "--resume", "run", "--env_steps", "200", cwd=tmp_path)
+    found = runfolder.latest_complete(tmp_path / "run")
+    assert runfolder.read_manifest(found)["world_size"] == 2
+    assert "resumed at update" in out or "is finished" in out

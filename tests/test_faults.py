@@ -67,7 +67,10 @@ def faulty(fault, **kwargs):
     return Custom("test_faults:Faulty", kwargs={"fault": fault, **kwargs})
 
 
-@pytest.mark.parametrize(("backend", "fault"), [("serial", "raise"), ("process", "hang"), ("process", "die")])
+@pytest.mark.parametrize(
+    ("backend", "fault"),
+    [("serial", "raise"), ("process", "die"), pytest.param("process", "hang", marks=pytest.mark.slow)],
+)
 def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault):
     failures = Failures(limit=9, timeout=3)
     env = make_batched(faulty(fault), 1, 0, backend, failures=failures)
@@ -91,7 +94,7 @@ def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault
     assert (wire["observation"][0, 1:][after[0, 1:]] == 1).all()  # a new episode
 
 
-@pytest.mark.parametrize("backend", ["serial", "process"])
+@pytest.mark.parametrize("backend", ["serial", pytest.param("process", marks=pytest.mark.slow)])
 def test_failures_in_a_row_end_the_run_with_the_traceback(backend):
     failures = Failures(limit=3)
     env = make_batched(faulty("raise", at=1, always=True), 1, 0, backend, failures=failures)

@@ -504,3 +504,33 @@ TestInterleaving = Interleaving.TestCase
 TestInterleaving.settings = settings(
     max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_loading_takes_little_memory_beside_the_buffer(tmp_path, monkeypatch):
+    """Files are read one by one: a resumed run does not hold its replay twice."""
+    from dreamer_lightning.data import archive
+
+    monkeypatch.setattr(archive, "FILE_BYTES", 2_000_000)
+    options = {"capacity": 8000, "batch_size": 2, "length": 5, "online": False}
+
+    def images(n: int) -> TensorDict:
+        image = torch.randint(0, 255, (n, 64, 64, 3), dtype=torch.uint8)
+        return plain(0, 0, n).set(("obs", "image"), image)
+
+    replay = Replay(**options)
+    for _ in range(8):
+        replay.extend([images(1000)])
+    replay.save(tmp_path)
+    size = replay.steps * replay.bytes_per_step
+    del replay
+
+    def resident(what: str) -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+        return int(line.split()[1]) * 1024
+
+    begin = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+    other = Replay(**options)
+    other.load(tmp_path)
+    assert other.steps == 8000
+    assert resident("VmHWM") - begin < 1.3 * size

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,14 @@ def three_runs(folder: Path, *names: str) -> str:
 
 
 def test_a_killed_run_that_is_resumed_ends_as_if_nothing_had_happened(tmp_path):
-    out = three_runs(tmp_path, "reacher", "forgets")
+    three_runs(tmp_path, "reacher")
     same_runs(tmp_path / "reacher" / "whole", tmp_path / "reacher" / "cut")
     assert {"loss/total", "eval/greedy_score", "episode/score", "opt/grad_norm"} <= set(rows(tmp_path / "reacher/cut"))
 
-    # an environment that cannot tell its state: the run says so, and the old episode ends where it was cut
+
+@pytest.mark.slow
+def test_environments_that_cannot_tell_their_state_begin_new_episodes_and_the_run_says_so(tmp_path):
+    out = three_runs(tmp_path, "forgets")
     assert out.count("environments 0, 1 begin new episodes") == 1
     cut = tmp_path / "forgets" / "cut"
     saved, last = (runfolder.checkpoints(cut)[i] for i in (0, -1))
@@ -84,3 +88,21 @@ def test_a_killed_run_that_is_resumed_ends_as_if_nothing_had_happened(tmp_path):
 def test_a_killed_run_of_discrete_actions_ends_as_if_nothing_had_happened(tmp_path):
     three_runs(tmp_path, "cartpole")
     same_runs(tmp_path / "cartpole" / "whole", tmp_path / "cartpole" / "cut")
+
+
+@pytest.mark.slow
+def test_the_command_line_killed_after_its_first_checkpoint_ends_as_the_undisturbed_run(tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "disabled", "WANDB_MODE": "disabled"}
+    command = [sys.executable, "-m", "dreamer_lightning", "fit"]
+    start = [*command, "--config", "dmc.yaml", "--config", "debug.yaml", "--run_dir"]
+    subprocess.run([*start, "whole"], cwd=tmp_path, env=env, check=True, capture_output=True, timeout=500)
+    process = subprocess.Popen([*start, "cut"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    while not runfolder.checkpoints(tmp_path / "cut"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    subprocess.run([*command, "--resume", "cut"], cwd=tmp_path, env=env, check=True, capture_output=True, timeout=500)
+    one, two = rows(tmp_path / "whole"), rows(tmp_path / "cut")
+    assert len(one) > 12
+    assert one.equals(two)

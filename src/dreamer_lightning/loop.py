@@ -119,8 +119,7 @@ class Loop:
             if wire is not None:
                 records, self.carry = to_records(wire, self.carry or initial_carry(wire.shape[0]))
                 self.replay.extend(records)
-        steps = self.collector.requested_frames_per_batch if wire is None else wire.numel()
-        played = steps * self.fabric.world_size
+        played = self.fabric.world_size * (self.collector.requested_frames_per_batch if wire is None else wire.numel())
         self.clocks.agent_step += played
         self.clocks.env_step += played * self.env_factory.repeat
         self.tick()
@@ -135,7 +134,7 @@ class Loop:
             self.paying = self.credit >= 1
 
     def play(self, collector: Iterator[TensorDictBase]) -> TensorDictBase | None:
-        """The next wire; None where environments failed for good, which ends the run in good order."""
+        """The next wire; None where environments failed for good: the run ends."""
         try:
             return next(collector)
         except Exception as error:
@@ -280,7 +279,6 @@ class Loop:
         self.credit, self.learning = state["credit"], state["learning"]
         self.paying = state.get("paying", self.credit >= 1)
         self.next_log, self.next_evaluation = state["cadence"]
-        self.stop_reason = None
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
@@ -293,6 +291,8 @@ class Loop:
 
     def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
         """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
+        if "playing" not in state:  # of an older version
+            return list(range(self.replay.num_streams))
         set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
         self.carry, anew = set_playing_state(self.collector, state["playing"])
         close_streams(self.replay, anew)

@@ -40,13 +40,15 @@ class Update:
     replay: Replay
     generator: torch.Generator
     sanity: Sanity = field(default_factory=Sanity)
+    moving: list[Tensor] = field(default_factory=list)  # buffers of the agent
 
     def __call__(self) -> Metrics:
         """One update; returns 0-d tensors, none if it was left out."""
         batch = self.replay.sample()
         index = batch.pop("index")
         batch = batch.to(self.fabric.device, non_blocking=True)
-        held = [buffer.clone() for buffer in self.dreamer.buffers()]  # normalisers move in the forward
+        self.moving = self.moving or list(self.dreamer.buffers())  # to look for them takes longer than to copy them
+        held = [buffer.clone() for buffer in self.moving]  # normalisers move in the forward
         output, norm = self.gradients(batch, None)
         apply, well = self.sanity.fine(output.loss, norm, self.fabric._precision.precision == "16-mixed")
         if not well:
@@ -54,7 +56,7 @@ class Update:
             self.sanity.note(what, applied=apply)
         if not apply:
             self.optimizer.zero_grad()
-            for buffer, value in zip(self.dreamer.buffers(), held, strict=True):
+            for buffer, value in zip(self.moving, held, strict=True):
                 buffer.copy_(value)
             return {}
         if well:

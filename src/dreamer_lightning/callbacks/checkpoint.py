@@ -115,15 +115,16 @@ class Checkpoint(Callback):
         rank = loop.fabric.global_rank
         files: dict[str, Any] = {}
         replay: dict[str, Any] = {}
+        if rank == 0:
+            if not finite(loop.dreamer):
+                raise ValueError("the weights are not finite")
+            state = {"loop": loop.state_dict()}  # before the replay, which it may still complete
+            loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
         if not best:
             if self.replay:
                 replay = self._save_replay(loop, f"rank-{rank}")
             files[f"rank-{rank}.pt"] = runfolder.save_tensors(folder / f"rank-{rank}.pt", rank_state(loop))
         if rank == 0:
-            if not finite(loop.dreamer):
-                raise ValueError("the weights are not finite")
-            state = {"loop": loop.state_dict()}
-            loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
             files[MODEL] = runfolder.save_tensors(folder / MODEL, state)
         runfolder.write_atomic(folder / f"rank-{rank}.json", json.dumps({"files": files, "replay": replay}))
 
