@@ -14,19 +14,23 @@ from dreamer_lightning.data.records import STREAM, initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs.base import EnvFactory, random_action, specs_of, step
 from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.types import IS_FIRST, IS_LAST
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
-CHUNK = 250  # records of a stream written at once while filling
 
 
 def fill(replay: Replay, records: TensorDictBase, steps: int) -> None:
-    """Write random records [streams, n] over and over until ``steps`` are held."""
+    """Write random records [streams, n], an episode of each, over and over until ``steps`` are held."""
     streams, n = records.batch_size
-    ids = torch.arange(streams).repeat_interleave(n)
-    rows = records.reshape(-1).set(STREAM, ids)
+    records = records.clone()
+    for flag, when in ((IS_FIRST, 0), (IS_LAST, n - 1)):
+        records[flag] = (torch.arange(n) == when).expand(streams, n).clone()
+    rows = records.reshape(-1).set(STREAM, torch.arange(streams).repeat_interleave(n))
+    replay.extend(rows)
     while replay.steps < steps:
         replay.extend(rows)
+    replay.extend(rows)  # the episode before is whole
     replay.queue.clear()  # samples are uniform, as in a long run
 
 

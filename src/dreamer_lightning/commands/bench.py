@@ -34,14 +34,14 @@ from dreamer_lightning.callbacks.throughput import peak_ram
 from dreamer_lightning.commands.build import build_collector, build_fabric, build_replay, probe
 from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
-from dreamer_lightning.commands.options import Count
+from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.outcome import Outcome
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Specs, UserError
 
 Row = dict[str, Any]
 FILL_BYTES = 5e8  # the replay is filled with so much at most
-LOOP_UPDATES = 12  # of the running loop, after 3
+LOOP_UPDATES, LOOP_SECONDS = 12, 90  # of the running loop, after 3 updates; whichever comes first
 
 
 def bench(
@@ -163,7 +163,8 @@ def loop_row(options: dict[str, Any], repeats: int) -> Row:
         "learning_starts": Count(options["num_envs"]),
         "prefill": Count(0),
         "pretrain": 0,
-        **{"env_steps": None, "max_time": None, "resume": None, "init_from": None},
+        "max_time": Duration(LOOP_SECONDS),
+        **{"env_steps": None, "resume": None, "init_from": None},
         "updates": Count(watch.warm_up + max(LOOP_UPDATES, 2 * repeats)),
     }
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
