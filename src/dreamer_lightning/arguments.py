@@ -13,6 +13,8 @@ from typing import Any
 from dreamer_lightning import configfiles
 from dreamer_lightning.errors import UserError
 
+FIT = ("fit", "bench", "yardstick")  # commands with the options of fit
+
 
 def with_values(function: Callable, args: list[str]) -> list[str]:
     """Write ``1e5`` as ``100000``, and a yes/no option without a value as ``--option true``."""
@@ -30,7 +32,10 @@ def with_values(function: Callable, args: list[str]) -> list[str]:
 
 
 def with_words(name: str, args: list[str]) -> list[str]:
-    """Write the words of ``compare`` and ``diagnose`` that belong to no option as their list of runs."""
+    """Write words that belong to no option as the list of runs of ``compare`` and ``diagnose``, and what ``sweep`` does
+    not know itself as its list of options of ``fit``."""
+    if name == "sweep":
+        return with_rest(args)
     if name not in ("compare", "diagnose"):
         return args
     rest: list[str] = []
@@ -44,6 +49,21 @@ def with_words(name: str, args: list[str]) -> list[str]:
         else:
             rest += [word, *itertools.islice(words, 1)]
     return [*rest, f"--runs={json.dumps(runs)}"] if runs else rest
+
+
+def with_rest(args: list[str], own: tuple[str, ...] = ("--seeds", "--jobs", "--run_dir")) -> list[str]:
+    """Pass on what is not among a command's own options as ``--fit``, a list of words."""
+    mine: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word in ("-h", "--help"):
+            return [word]
+        if word.split("=")[0] not in own:
+            rest.append(word)
+        else:
+            mine += [word] if "=" in word else [word, *itertools.islice(words, 1)]
+    return [*mine, f"--fit={json.dumps(rest)}"]
 
 
 def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
@@ -71,7 +91,7 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
         configs = ["dmc.yaml", "size/1m.yaml"]  # the setting that speeds are compared in
     paths = [configfiles.find(config) for config in configs]
     folders = list(dict.fromkeys(filter(None, map(configfiles.class_folder, paths))))
-    if name in ("fit", "bench") and resume is None:
+    if name in FIT and resume is None:
         paths = [configfiles.find("networks.yaml"), *paths]
     if resume is not None:
         if configs:
@@ -80,9 +100,9 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
             )
         paths, folders = [configfiles.of_run(resume, "--resume")], configfiles.class_folders_of(resume)
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
-    if name in ("fit", "bench"):
+    if name in FIT:
         if not configs and resume is None and not {"-h", "--help"} & {word.split(".")[0] for word in rest}:
-            raise UserError(f"fit needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
+            raise UserError(f"{name} needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
         rest = [*rest, f"--import_from={json.dumps(folders)}"]
     return [part for path in paths for part in ("--config", str(path))] + rest, folders
 

@@ -12,6 +12,7 @@ PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
 TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
 OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "fast.yaml", "networks.yaml")
+OTHERS = ("sweep.yaml",)  # no configs of fit
 
 
 def shipped() -> list[str]:
@@ -22,7 +23,7 @@ def shipped() -> list[str]:
 
 def presets() -> list[str]:
     """Shipped configs that a run can start from; the others lie on top of them."""
-    return [name for name in shipped() if "/" not in name and name not in OVERLAYS]
+    return [name for name in shipped() if "/" not in name and name not in OVERLAYS + OTHERS]
 
 
 def find(name: str) -> Path:

@@ -9,10 +9,17 @@ COMMANDS = {
     "parity": "compare every number with recordings of the reference implementation",
     "compare": "show runs beside published learning curves: tables, figure, CSV",
     "diagnose": "look at a run's metrics: values, expected ranges, what to try",
+    "yardstick": "train PPO, SAC or DQN of stable-baselines3 on the same environment",
+    "sweep": "run fit for several seeds: --seeds 0,1,2 [--jobs 2] and the options of fit",
     "bench": "measure how fast this machine trains, and where the time goes",
 }
-TAKES = {"bench": "fit"}  # commands that take another one's options too, as one dict
-PLACES = {"parity": " FOLDER", "compare": " RUN [RUN ...]", "diagnose": " RUN"}  # words without an option
+TAKES = {"bench": "fit", "yardstick": "fit"}  # commands that take another one's options too, as one dict
+PLACES = {  # words without an option
+    "parity": " FOLDER",
+    "compare": " RUN [RUN ...]",
+    "diagnose": " RUN",
+    "sweep": " --seeds 0,1,2 --config NAME",
+}
 EXAMPLES = """examples:
   dreamer-lightning fit --config quickstart.yaml
   dreamer-lightning fit --config dmc.yaml --config size/12m.yaml --env.task cheetah_run --seed 3
