@@ -153,7 +153,9 @@ def test_secrets_never_reach_the_run_folder(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", secret)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    fit(tmp_path / "run", wandb={"mode": "offline"}, env_steps=60)
+    reference = "${oc.env:WANDB_API_KEY}"  # a config may refer to it, and the saved one refers to it too
+    fit(tmp_path / "run", env={"hide": [reference]}, wandb={"mode": "offline"}, env_steps=60)
+    assert reference in (tmp_path / "run" / "config.yaml").read_text()
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if secret.encode() in path.read_bytes()]

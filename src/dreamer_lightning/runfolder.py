@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ CONFIG, METRICS, CHECKPOINTS, REPLAY, VIDEOS, PLOTS = (
 )
 MANIFEST, MODEL = "manifest.json", "model.pt"
 BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from
+SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential)", re.IGNORECASE)
 log = logging.getLogger("dreamer_lightning")
 
 
@@ -103,6 +105,14 @@ def fingerprint(path: Path) -> dict[str, Any]:
             digest.update(piece)
         size = file.tell()
     return {"sha256": digest.hexdigest(), "size": size}
+
+
+def public(text: str) -> str:
+    """A text to be saved: values of environment variables named like secrets become references, ``${oc.env:NAME}``."""
+    for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
+        if SECRET.search(name) and len(value) > 7:
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text
 
 
 def is_run(folder: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
 import secrets
 from configparser import ConfigParser
 from configparser import Error as ConfigError
@@ -15,10 +14,10 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from dreamer_lightning.callbacks.base import Callback, say, warn
+from dreamer_lightning.runfolder import SECRET
 
 AXES = ("env_step", "agent_step", "update")
 BEST = ("episode/score", "eval/greedy_score", "eval/sampled_score")
-SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential)", re.IGNORECASE)
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 

@@ -207,7 +207,7 @@ def fit(
 
     if devices.is_global_zero:  # nothing is written before everything is built
         folder.mkdir(parents=True, exist_ok=True)
-        runfolder.write_atomic(folder / runfolder.CONFIG, config_text)
+        runfolder.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
     loop = Loop(
         fabric=devices,
         dreamer=dreamer,
