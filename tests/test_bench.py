@@ -44,6 +44,23 @@ def test_the_command_measures_a_config_beside_torchrl(capsys):
     assert "bench: floor ..." in err
 
 
+@pytest.mark.gpu
+def test_the_command_times_a_captured_update(capsys):
+    args = ["bench", "--config", "dmc.yaml", "--config", "debug.yaml", "--env.task", "cartpole_balance", "--json"]
+    args += ["--cuda_graph", "--baseline", "torchrl", "--repeats", "2", "--seconds", "0.1", "--replay_steps", "500"]
+    assert cli.main(args) == 0
+    own, other = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (own["device"], own["mode"], own["default"]) == ("cuda", "cuda_graph", True)
+    assert own["compile_s"] > 0
+    assert own["peak_gpu_mb"] > 0
+    assert other["mode"] == "compiled+cuda_graph"
+
+
+def test_several_devices_are_refused(capsys):
+    assert cli.main(["bench", "--config", "dmc.yaml", "--fabric.devices", "2"]) == 2
+    assert "--fabric.devices" in capsys.readouterr().err
+
+
 def test_a_section_pays_for_itself_alone():
     class Work:
         def whole(self):
