@@ -1,31 +1,103 @@
-"""Draws the pictures of the README: curves from `benchmarks/results`, the agent and its dream from a quickstart run.
+"""Draws the pictures of the README and writes its table of results, from the raw files in `benchmarks/results`.
 
-    python benchmarks/figures.py [--run RUN]    (RUN after `evaluate --run RUN` and `dream --run RUN`)
+python benchmarks/figures.py [--run RUN]    (RUN after `evaluate --run RUN` and `dream --run RUN`)
 """
 
+from __future__ import annotations
+
 import argparse
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
 
 from dreamer_lightning.callbacks.curve import learning_curve
+from dreamer_lightning.commands.compare import number
+from dreamer_lightning.results.comparison import MILESTONES, records
+from dreamer_lightning.results.figure import comparison_figure
+from dreamer_lightning.results.published import REFERENCE, WINDOWS, published
+from dreamer_lightning.results.rows import Row, tasks_of
+from dreamer_lightning.results.runs import load, rows_of
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
 IMAGES = HERE.parent / "docs" / "images"
-CURVES = {  # picture: (folder of seeds, random policy's return, title with the setting)
-    "quickstart": (
-        "cartpole_balance/quickstart",
-        300.0,
-        "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 envs, training episodes",
-    ),
-    "walker_walk": (
-        "walker_walk/dmc",
-        43.0,
-        "dmc.yaml with imag_last 16: walker_walk, repeat 2, train ratio 512, size1m, 4 envs, training episodes",
-    ),
-}
+QUICKSTART = "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 envs, training episodes"
+MAIN = ("dmc", "imag16", "ppo", "sac")  # overlays of the first picture and of the table
+BENCHMARK = "dmc_proprio"
+BEGIN, END = "<!-- results: python benchmarks/figures.py -->", "<!-- end of results -->"
+
+
+def rows(results: Path, main: bool) -> list[Row]:
+    """Runs on vectors of DeepMind Control under `results`, beside the published ones; the main overlays or the others.
+
+    Args:
+        results: holds TASK/OVERLAY/seedK.
+        main: the overlays of ``MAIN``; else all others, with the main one on the same tasks.
+    """
+    folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name != "quickstart"}
+    wanted = sorted(path for path in folders if (path.name in MAIN) == main)
+    if not main:
+        tasks = {path.parent for path in wanted}
+        wanted += sorted(path for path in folders if path.name == "imag16" and path.parent in tasks)
+    series = [one for path in wanted for one in load([str(path)]) if one.benchmark == BENCHMARK]
+    ours = rows_of(series, BENCHMARK)
+    return sorted(ours + published(BENCHMARK, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))
+
+
+def table(found: list[Row]) -> str:
+    """A Markdown table of runs beside the published reference; milestones that a run of ours has reached."""
+    made = [
+        r
+        for r, row in zip(records(found, WINDOWS[BENCHMARK]), found, strict=True)
+        if row.ours or row.label == REFERENCE
+    ]
+    ours = [record for record in made if record["method"] != REFERENCE]
+    steps = [step for step in MILESTONES if any(not math.isnan(record[f"score@{step}"]) for record in ours)]
+    heads = [
+        "task",
+        "method",
+        "seeds",
+        *(f"{step // 1000}K" for step in steps),
+        "env steps (episodes) to 50% / 75% / 90%",
+    ]
+    heads += ["hours a run", "repeat", "ratio", "size", "envs", "version"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for record in made:
+        name = "DreamerV3, published" if record["method"] == REFERENCE else record["method"]
+        cells = [record["task"], name, record["seeds"]]
+        cells += [score(record, step) for step in steps]
+        cells.append(" / ".join(reached(record, share) for share in (50, 75, 90)))
+        cells += [
+            number(record["hours"], 1),
+            *(record[key] for key in ("repeat", "train_ratio", "size", "num_envs", "version")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def score(record: dict[str, Any], step: int) -> str:
+    """Mean over seeds, with the bootstrap interval of the interquartile mean where there are several."""
+    low, high = record[f"iqm_low@{step}"], record[f"iqm_high@{step}"]
+    return number(record[f"score@{step}"], 0) + ("" if math.isnan(low) else f" [{low:.0f}-{high:.0f}]")
+
+
+def reached(record: dict[str, Any], share: int) -> str:
+    steps, episodes = record[f"steps_to_{share}%"], record[f"episodes_to_{share}%"]
+    return "-" if math.isnan(steps) else f"{steps / 1000:g}K ({episodes:.0f})"
+
+
+def rewrite(readme: Path, text: str) -> None:
+    """Put a text between the two marks of the README."""
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{readme} lacks the marks {BEGIN} and {END}")
+    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def main() -> None:
@@ -33,9 +105,17 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder of the quickstart")
     run = parser.parse_args().run
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, (folder, random, title) in CURVES.items():
-        seeds = {path.name: path for path in sorted((HERE / "results" / folder).glob("seed*"))}
-        learning_curve(seeds, random, title, IMAGES / f"{name}.png")
+    seeds = {path.name: path for path in sorted((RESULTS / "cartpole_balance/quickstart").glob("seed*"))}
+    learning_curve(seeds, 300.0, QUICKSTART, IMAGES / "quickstart.png")
+    first, others = rows(RESULTS, main=True), rows(RESULTS, main=False)
+    comparison_figure(
+        first, WINDOWS[BENCHMARK], IMAGES / "results.png", "DeepMind Control from vectors, training episodes"
+    )
+    rewrite(README, table(first))
+    if others:
+        comparison_figure(
+            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", "one change at a time, training episodes"
+        )
     if run:
         frames = imageio.imread(run / "videos" / "evaluation.mp4")
         strip = frames[np.linspace(0, min(len(frames), 500) - 1, 6).astype(int)]
