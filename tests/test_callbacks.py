@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from dreamer_lightning.callbacks import Callback, Curve, Forecast, Progress, Signals, Video, learning_curve
+from dreamer_lightning.callbacks.base import tell, warn
 from dreamer_lightning.callbacks.forecast import record_bytes, updates_to_come
 from dreamer_lightning.callbacks.metrics import RowFile
 from dreamer_lightning.callbacks.progress import clock, fraction
@@ -314,3 +316,15 @@ def test_a_users_callback_needs_only_its_own_hooks(tmp_path):
     for _ in range(6):
         loop.round()
     assert loop.callbacks[0].seen == loop.clocks.update > 0
+
+
+def test_a_full_disk_under_the_log_file_does_not_end_the_run():
+    """Found by benchmarks/faults: the line that tells of the full disk was what killed the run."""
+    full = open("/dev/full", "w")  # noqa: SIM115 (to close it fails, too)
+    with contextlib.redirect_stdout(full), contextlib.redirect_stderr(full):
+        with pytest.raises(OSError, match="No space left"):
+            print("env steps 1", flush=True)
+        warn("checkpoint not written")
+        tell("env steps 2")
+    with contextlib.suppress(OSError):
+        full.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -244,3 +247,15 @@ def test_a_loss_that_jumps_is_not_what_learning_looks_like():
     falling = Usual()
     assert not any(falling.judge(10 * 0.99**i) for i in range(500))  # learning is no collapse
     assert not Usual().judge(float("nan"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_broken_again_and_again_goes_on(tmp_path):
+    """Two rounds of every fault, and two more that kill one of two processes; the whole table takes 200 rounds."""
+    script = Path(__file__).parents[1] / "benchmarks" / "faults" / "faults.py"
+    command = [sys.executable, str(script), "22", str(tmp_path), "0", "2"]
+    done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 11
+    assert all(int(rounds) == int(survived) > 1 for _, rounds, survived, *_ in rows), done.stdout + done.stderr

@@ -137,7 +137,9 @@ class Strike:
         elif self.fault in ("environment raises", "NaN observation"):
             Walk.fault = self.fault
         elif self.fault == "NaN loss":
-            loop.replay.storage.arrays["reward"][: loop.replay.slots // 2] = float("nan")
+            reward = loop.replay.storage.arrays["reward"]
+            slot = loop.replay.total[0] % loop.replay.slots  # some of the newest records, which are seen soon
+            reward[max(0, slot - 8) : slot] = float("nan")
         elif self.fault == "SIGTERM":
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -9,7 +9,8 @@ Hooks, each called as ``fabric.call(name, loop=loop, ...)`` and needing only the
 from __future__ import annotations
 
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 CLOCKS = ("env_step", "agent_step", "update", "seconds")
 
@@ -33,9 +34,15 @@ def is_episode(row: dict[str, Any]) -> bool:
 def say(loop, text: str) -> None:
     """One line for the user, from rank 0."""
     if loop.fabric.is_global_zero:
-        print(text, flush=True)
+        tell(text)
 
 
 def warn(text: str) -> None:
     """One line on stderr: something failed and training goes on."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    tell(f"warning: {text}", sys.stderr)
+
+
+def tell(text: str, file: TextIO | None = None) -> None:
+    """Print a line; a log file on a full disk or a terminal that is gone does not end the run."""
+    with suppress(OSError, ValueError):
+        print(text, file=file, flush=True)

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
-from dreamer_lightning.callbacks.base import Callback, is_episode
+from dreamer_lightning.callbacks.base import Callback, is_episode, tell
 
 EVALS = ("eval/greedy_score", "eval/sampled_score")
 
@@ -66,7 +66,7 @@ class Progress(Callback):
         if self.bar:
             self.bar.update(self.task, completed=fraction(loop), text=self._text(loop))
         else:
-            print(self._text(loop), flush=True)
+            tell(self._text(loop))
 
     def _text(self, loop) -> str:
         now, clocks = time.monotonic(), loop.clocks
