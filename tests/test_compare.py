@@ -146,6 +146,18 @@ def test_published_thresholds(task, method, benchmark, expected):
     assert tuple(steps_to(curves, share * final) / 1000 for share in (0.5, 0.75, 0.9)) == expected
 
 
+SIX = ("reacher_easy", "ball_in_cup_catch", "walker_stand", "cartpole_balance", "reacher_hard", "pendulum_swingup")
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("dreamerv3", 771), ("tdmpc2", 839), ("sac", 516), ("d4pg", 585), ("ppo_fixhp", 113)]
+)
+def test_mean_of_six_tasks_at_100k(method: str, expected: int):
+    """The numbers that this project wants to beat."""
+    scores = [[score_at(seed, 100_000, WINDOW) for seed in row_of(method, task).curves] for task in SIX]
+    assert np.mean([np.mean(seeds) for seeds in scores]) == pytest.approx(expected, abs=0.6)
+
+
 def test_what_is_shipped():
     methods = {row.label for row in published("dmc_proprio", {"reacher_easy"})}
     assert methods == {"dreamerv3", "d4pg", "dmpo", "ppo_fixhp", "sac", "tdmpc2"}

@@ -114,7 +114,7 @@ def overall_table(table: list[dict[str, Any]], tasks: int) -> Table:
     steps = _known(table, "iqm")
     _columns(out, "method", "", right=[HEADS[step] for step in steps])
     for record in table:
-        for name, head in (("iqm", "interquartile mean"), ("mean", "mean")):
+        for name, head in (("iqm", "IQM"), ("mean", "mean")):
             values = [tuple(record[f"{name}{part}@{step}"] for part in ("", "_low", "_high")) for step in steps]
             if not all(_unknown(value[0]) for value in values):
                 out.add_row(record["method"], head, *(_with_interval(*value) for value in values))
