@@ -194,3 +194,11 @@ def test_a_config_runs_no_code_of_its_own(tmp_path):
         with pytest.raises(UserError):
             dreamer_lightning.fit(str(tmp_path / "bad.yaml"), run_dir=str(tmp_path / "run"))
     assert not bait.exists()
+
+
+def test_an_environment_that_fails_in_evaluation_costs_an_episode(tmp_path, capsys):
+    run = fit(
+        tmp_path / "run", "raise", env_steps=80, evaluation={"every": 60, "episodes": 3, "num_envs": 1, "starts": 0}
+    )
+    assert "environment 0 raised OSError" in capsys.readouterr().err
+    assert run.series("eval/greedy_length")[1][0] == (20 + 20 + 5) / 3  # the third episode is cut in its fifth step

@@ -115,7 +115,9 @@ class Loop:
         with self.timed("collect"):
             if self.schedule.prefill:
                 self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
-            wire = self.play(collector)
+            wire = None
+            with self.to_the_end():
+                wire = next(collector)
             if wire is not None:
                 records, self.carry = to_records(wire, self.carry or initial_carry(wire.shape[0]))
                 self.replay.extend(records)
@@ -132,14 +134,6 @@ class Loop:
             self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
             self.credit = float(self.schedule.pretrain if self.learning else 0)
             self.paying = self.credit >= 1
-
-    def play(self, collector: Iterator[TensorDictBase]) -> TensorDictBase | None:
-        """The next wire; None where environments failed for good: the run ends."""
-        try:
-            return next(collector)
-        except Exception as error:
-            self.fail(error)
-            return None
 
     def train(self) -> None:
         """Pay the updates that are owed."""
@@ -182,7 +176,7 @@ class Loop:
         with self.timed("evaluate"):
             if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
-                with self.fabric.autocast():
+                with self.fabric.autocast(), self.to_the_end():
                     metrics, episodes = self.evaluate(self.dreamer)
                 self.dreamer.train()
             self.fabric.barrier()
@@ -218,6 +212,14 @@ class Loop:
             error = type(error)(f"{error} (update {self.clocks.update}, env step {self.clocks.env_step})")
         self.failure = self.failure or error
         self.stop("failure")
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """What fails in here, such as an environment for good, ends the run in good order."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
 
     @property
     def should_stop(self) -> bool:
@@ -264,9 +266,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
-            "credit": self.credit,
-            "paying": self.paying,
-            "learning": self.learning,
+            **{name: getattr(self, name) for name in ("credit", "paying", "learning")},
             "cadence": [int(self.next_log), int(self.next_evaluation)],
         }
 

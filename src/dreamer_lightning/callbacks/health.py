@@ -55,6 +55,13 @@ class Health(Callback):
             self.told.clear()
             row.update({f"health/{kind}": count for kind, count in self.counts.items()})
 
+    def on_fit_end(self) -> None:
+        if self.failures:
+            self.failures.close()
+
+    def on_exception(self) -> None:
+        self.on_fit_end()
+
     def _event(self, kind: str, text: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.told[kind] = self.told.get(kind, 0) + 1

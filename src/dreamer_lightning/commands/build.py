@@ -172,7 +172,11 @@ def play_randomly(fabric: Fabric, env: EnvFactory, specs: Specs, options: Evalua
 
 
 def build_evaluator(
-    env: EnvFactory, options: EvaluationOptions, gap_alarm: float | None, seed: int
+    env: EnvFactory,
+    options: EvaluationOptions,
+    gap_alarm: float | None,
+    seed: int,
+    failures: Failures | None = None,
 ) -> Evaluator | None:
     """Plays and dreams evaluation episodes in environments of its own."""
     if not options.every:
@@ -185,6 +189,7 @@ def build_evaluator(
         starts=options.starts,
         gap_alarm=gap_alarm,
         alarm_after=options.alarm_after,
+        failures=failures,
     )
 
 

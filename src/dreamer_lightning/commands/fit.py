@@ -200,7 +200,7 @@ def fit(
     acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures)
     records.allocate(example_record(specs, dreamer))
     baseline = play_randomly(devices, env, specs, evaluation, seed)
-    evaluator = build_evaluator(env, evaluation, gap_alarm, seed)
+    evaluator = build_evaluator(env, evaluation, gap_alarm, seed, failures)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
     callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
     devices._callbacks = callbacks

@@ -10,6 +10,7 @@ import torch
 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.evaluation.film import observed_frames
 from dreamer_lightning.evaluation.gap import (
     ERROR_STEPS,
@@ -57,6 +58,7 @@ class Evaluator:
         gap_alarm: largest acceptable ``gap/return``, in return; None: half the size of the real return.
         alarm_after: evaluations running above it until the warning.
         max_length: agent steps after which an endless episode is cut.
+        failures: where failures of environments are told; None: each one raises.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class Evaluator:
         gap_alarm: float | None = None,
         alarm_after: int = 3,
         max_length: int = 30_000,
+        failures: Failures | None = None,
     ):
         self.env_factory, self.episodes, self.seed = env_factory, episodes, seed
         self.num_envs = min(num_envs or 8, episodes)
         self.backend, self.starts, self.max_length = backend, starts, max_length
-        self.alarm = GapAlarm(gap_alarm, alarm_after)
+        self.alarm, self.failures = GapAlarm(gap_alarm, alarm_after), failures
 
     def evaluate(self, dreamer) -> Evaluation:
         """Plays ``episodes`` greedy and as many sampled episodes, dreams the sampled ones, minds the alarm.
@@ -95,7 +98,8 @@ class Evaluator:
 
     def play(self, dreamer, generator: torch.Generator, greedy: bool) -> list[Episode]:
         """The episodes of one kind."""
-        env = make_batched(self.env_factory, self.num_envs, self.seed + EVALUATION_SEED, self.backend)
+        seed = self.seed + EVALUATION_SEED
+        env = make_batched(self.env_factory, self.num_envs, seed, self.backend, failures=self.failures)
         try:
             return rollout(dreamer, env, self.episodes, greedy, generator, max_length=self.max_length)
         finally:
