@@ -17,6 +17,11 @@ from dreamer_lightning import runfolder
 ENVS = {
     "reacher": ["dmc.yaml", {"init_args": {"task": "reacher_easy", "time_limit": 60}}],
     "cartpole": ["gym.yaml", {"init_args": {"task": "CartPole-v1", "time_limit": 30}}],
+    "v2": [  # draws episodes, plays blindly at first, owes its updates in bursts
+        "dreamer_v2.yaml",
+        {"init_args": {"task": "cartpole_balance", "time_limit": 40, "pixels": False, "vectors": True}},
+        {"prefill": 60, "pretrain": 3, "burst": 2},
+    ],
     "forgets": [
         "gym.yaml",
         {
@@ -73,13 +78,14 @@ def forked(function, *args, **options) -> int:
 
 
 def main(folder: Path, env: str) -> None:
-    preset, factory = ENVS[env]
+    preset, factory, *more = ENVS[env]
+    options = {**OPTIONS, **(more[0] if more else {})}
     callbacks = lambda kill: {"callbacks": [{"class_path": "exact_resume.Interrupt", "init_args": {"kill": kill}}]}  # noqa: E731
     whole = {"env": factory, "run_dir": str(folder / "whole"), "fabric": callbacks(False)}
     cut = {"env": factory, "run_dir": str(folder / "cut"), "fabric": callbacks(True)}
     if env != "forgets":
-        assert forked(dreamer_lightning.fit, preset, "debug.yaml", **OPTIONS, **whole) == 0
-    assert forked(dreamer_lightning.fit, preset, "debug.yaml", **OPTIONS, **cut) == signal.SIGKILL
+        assert forked(dreamer_lightning.fit, preset, "debug.yaml", **options, **whole) == 0
+    assert forked(dreamer_lightning.fit, preset, "debug.yaml", **options, **cut) == signal.SIGKILL
     found = runfolder.latest_complete(folder / "cut")
     assert 170 <= runfolder.read_manifest(found)["env_step"] < 200
     assert forked(dreamer_lightning.fit, resume=str(folder / "cut"), fabric={"callbacks": []}) == 0

@@ -85,9 +85,10 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes_and_the_ru
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_discrete_actions_ends_as_if_nothing_had_happened(tmp_path):
-    three_runs(tmp_path, "cartpole")
-    same_runs(tmp_path / "cartpole" / "whole", tmp_path / "cartpole" / "cut")
+@pytest.mark.parametrize("name", ["cartpole", "v2"])
+def test_killed_runs_of_other_kinds_end_as_if_nothing_had_happened(tmp_path, name):
+    three_runs(tmp_path, name)
+    same_runs(tmp_path / name / "whole", tmp_path / name / "cut")
 
 
 @pytest.mark.slow
