@@ -33,7 +33,7 @@ def repeatable(everywhere: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(everywhere)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # only of use to find errors
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # finds errors, costs time
 
 
 def keep_memory() -> None:

@@ -100,6 +100,7 @@ class StaticUpdate(Update):
     def __post_init__(self) -> None:
         self.batch: TensorDictBase | None = None
         self.graph: Any = None
+        self.outputs: tuple[dict[str, Tensor], Metrics]
         self.calls = 0
         self.pending: tuple[Tensor, dict[str, Tensor], Any] | None = None
 

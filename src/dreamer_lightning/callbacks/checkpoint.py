@@ -266,8 +266,8 @@ def restore(loop, folder: Path) -> dict[str, Any]:
         if world == saved_world and hasattr(loop, "load_rank_state_dict"):
             anew = loop.load_rank_state_dict(part["loop"])
             if anew:
-                names = ", ".join(map(str, anew))
-                say(loop, f"environments {names} begin new episodes: their state is not saved; the old ones are cut")
+                which = ", ".join(map(str, anew))
+                say(loop, f"environments {which} begin new episodes: their state is not saved; the old ones are cut")
         for name, callback in _keys(loop.callbacks):
             if name in part["callbacks"]:
                 callback.load_state_dict(part["callbacks"][name])

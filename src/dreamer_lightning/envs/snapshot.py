@@ -167,7 +167,7 @@ def _get_gym(env: gymnasium.Env) -> State:
     generator = getattr(env.unwrapped, "_np_random", None)
     state: State = {"layers": layers, "random": packed(generator.bit_generator.state) if generator else None}
     if _offers(env):
-        return state | {"own": packed(env.get_state())}
+        return state | {"own": packed(env.get_state())}  # type: ignore[attr-defined]
     if type(env).__module__.startswith("gymnasium.envs.classic_control."):
         return state | {"attributes": _plain_attributes(env, ("_np_random",))}
     raise NoState(f"{type(env).__name__} has no get_state and set_state")
