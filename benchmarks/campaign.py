@@ -7,7 +7,7 @@ A row's run lies in `runs/campaign/TASK/OVERLAY/seedK`; its metrics.csv and conf
 A later row of the same run with more env steps goes on with it. `--commit` commits each row's files at once.
 
 States: open; running (open again if its process is gone); paused; done; failed (the end of its log is printed);
-gpu (an open row taken with --gpu alone); blocked (its overlay is not written yet).
+gpu (an open row taken with --gpu alone); blocked (something it needs is missing).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAG16 = "fit --config dmc.yaml --imag_last 16"
-OVERLAYS = {  # name: command; --env.task, --seed, --env_steps and --run_dir are added
+OWN = "benchmarks/overlays"
+STICKY = f"fit --config gym.yaml --config {OWN}/sticky.yaml --env.path variants:{{task}} --imag_last 16"
+OVERLAYS = {  # name: command; --env.task (or the task in its place), --seed, --env_steps and --run_dir are added
     "imag16": IMAG16,
     "ppo": "yardstick --algo ppo --config dmc.yaml",
     "sac": "yardstick --algo sac --config dmc.yaml",
@@ -50,6 +52,9 @@ OVERLAYS = {  # name: command; --env.task, --seed, --env_steps and --run_dir are
     "length50": f"{IMAG16} --imag_length 50",
     "uniform": f"{IMAG16} --replay.online false",
     "hidden": f'{IMAG16} --env.hide ["velocity"]',
+    "hidden-memoryless": f'{IMAG16} --config {OWN}/memoryless.yaml --env.hide ["velocity"]',
+    "sticky-stochastic": STICKY,
+    "sticky-deterministic": f"{STICKY} --config {OWN}/deterministic.yaml",
     "gpu": "fit --config dmc.yaml --cuda_graph true",
     "pixels": "fit --config dmc_vision.yaml --cuda_graph true",
 }
@@ -138,13 +143,15 @@ def resumable(row: dict[str, str], run: Path) -> bool:
 
 def command(row: dict[str, str], run: Path, threads: int, seconds: float) -> list[str]:
     """The command line of a row, with ``seconds`` left for it."""
-    words = shlex.split(OVERLAYS[row["overlay"]])
+    line = OVERLAYS[row["overlay"]]
+    words = shlex.split(line.format(task=row["task"]))
     resume = resumable(row, run)
     where = os.path.relpath(run, ROOT)  # configs are published: they name no folder of this machine
     if resume:
         options = ["--resume", where]
     else:
-        options = [*words[1:], "--env.task", row["task"], "--seed", row["seed"], "--run_dir", where]
+        task = [] if "{task}" in line else ["--env.task", row["task"]]
+        options = [*words[1:], *task, "--seed", row["seed"], "--run_dir", where]
         options += ["--wandb.mode", "disabled"] if words[0] == "fit" else []
     limit = int(seconds + (progress(run)[1] if resume else 0))
     limits = ["--env_steps", row["env_steps"], "--max_time", str(limit), "--threads", str(threads)]
@@ -156,7 +163,8 @@ def keep(paths: Paths, row: dict[str, str]) -> Path:
     target = paths.results / folder(row)
     target.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.csv", "config.yaml"):
-        shutil.copyfile(paths.runs / folder(row) / name, target / name)
+        text = (paths.runs / folder(row) / name).read_text()
+        (target / name).write_text(text.replace(f"{ROOT}/", ""))
     return target
 
 

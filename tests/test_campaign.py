@@ -10,14 +10,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreamer_lightning import cli
+from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.types import Latent
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("campaign", ROOT / "benchmarks" / "campaign.py")
 campaign = importlib.util.module_from_spec(spec)
 sys.modules["campaign"] = campaign  # its dataclass looks its own module up
 spec.loader.exec_module(campaign)
+
+
+def variants():
+    """The classes beside the campaign's own overlays."""
+    spec = importlib.util.spec_from_file_location("variants", ROOT / "benchmarks" / "overlays" / "variants.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 RUN = """
 import pathlib, sys, time
@@ -152,7 +164,7 @@ def test_a_run_goes_on_from_where_it_was(paths):
     assert words[words.index("--max_time") + 1] == "100", "wall-clock counts over all sessions"
 
 
-def test_the_queue_is_well_formed_and_its_commands_parse():
+def test_the_queue_is_well_formed_and_its_commands_parse(monkeypatch):
     with (ROOT / "benchmarks" / "campaign.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["task", "seed", "overlay", "env_steps", "state", "commit"]
@@ -162,11 +174,51 @@ def test_the_queue_is_well_formed_and_its_commands_parse():
         assert row["state"] in {"open", "running", "paused", "done", "failed", "gpu", "blocked"}
         assert row["overlay"] in campaign.OVERLAYS or row["state"] == "blocked"
         assert int(row["env_steps"]) > 0
+    monkeypatch.chdir(ROOT)
     for line in campaign.OVERLAYS.values():
-        name, *words = shlex.split(line)
+        name, *words = shlex.split(line.format(task="sticky_cartpole"))
         words += ["--seed", "1", "--max_time", "60", "--threads", "1", "--run_dir", "runs/x"]
         options = cli.parse(name, words)[1]
         assert options.get("options", options)["seed"] == 1
+
+
+def test_a_task_may_stand_inside_the_command(paths):
+    row = {"task": "sticky_cartpole", "seed": "0", "overlay": "sticky-deterministic", "env_steps": "9"}
+    words = campaign.command(row, paths.runs / campaign.folder(row), 1, 60)
+    assert words[words.index("--env.path") + 1] == "variants:sticky_cartpole"
+    assert "--env.task" not in words
+
+
+def test_without_memory_deter_counts_for_nothing():
+    torch.manual_seed(0)
+    sizes = {"deter": 16, "hidden": 8, "stoch": 3, "classes": 4, "blocks": 2}
+    full, cut = BlockRSSM(2, 5, **sizes), variants().Memoryless(2, 5, **sizes)
+    cut.load_state_dict(full.state_dict())
+    stoch, action, embed = full.unpack(full.pack(full.initial(1))).stoch, torch.ones(1, 3, 2), torch.randn(1, 3, 5)
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    noise = full.noise(1, 3)
+    pasts = [Latent(torch.zeros(1, 16), stoch), Latent(torch.ones(1, 16), stoch)]
+    seen = [[rssm.observe(past, action, embed, none, noise)[0].deter for past in pasts] for rssm in (full, cut)]
+    assert not torch.allclose(*seen[0])
+    assert torch.equal(*seen[1])
+    assert torch.equal(seen[1][0][:, 0], seen[0][0][:, 0]), "the first step, from nothing, is the same"
+
+
+def test_deterministic_latents_take_the_most_probable_class():
+    latents = variants().Deterministic(1, 3, unimix=0.0)
+    params = torch.tensor([[[0.0, 2.0, 1.0]]], requires_grad=True)
+    draws = [latents.draw(params, torch.tensor([[noise]])) for noise in (0.01, 0.99)]
+    assert [draw.tolist() for draw in draws] == [[[0, 1, 0]]] * 2
+    (draws[0] * torch.tensor([1.0, 0.0, 0.0])).sum().backward()
+    probs = torch.softmax(params.detach(), -1)[0, 0]
+    assert torch.allclose(params.grad[0, 0], probs[0] * (torch.tensor([1.0, 0, 0]) - probs)), "that of the probability"
+
+
+def test_sticky_actions_repeat():
+    env = variants().sticky_cartpole()
+    env.reset(seed=0)
+    assert env.get_wrapper_attr("repeat_action_probability") == 0.25
+    env.close()
 
 
 def test_help_of_the_script():

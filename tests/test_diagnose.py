@@ -99,9 +99,9 @@ def test_what_was_not_measured_is_not_judged(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("train_ratio: 512.0\n")
     assert wrong(tmp_path) == []
     assert [line[0] for line in report(tmp_path).splitlines()].count("?") >= 7
-    (tmp_path / "metrics.csv").write_text("env_step,agent_step,update,seconds\n4000,2000,0,1.0\n")
+    (tmp_path / "metrics.csv").write_text("env_step,agent_step,update,seconds\n8000,4000,0,1.0\n")
     assert wrong(tmp_path) == ["train ratio"]
-    assert "no update in 2000 agent steps" in report(tmp_path)
+    assert "no update in 4000 agent steps" in report(tmp_path)
 
 
 def test_correlation_of_critic_and_real_return_by_hand():

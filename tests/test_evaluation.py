@@ -16,6 +16,7 @@ from dreamer_lightning.dreamer import Imagined
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.evaluation import pictures
+from dreamer_lightning.evaluation.coverage import coverage, inside
 from dreamer_lightning.evaluation.evaluator import Evaluator, compare
 from dreamer_lightning.evaluation.gap import GapAlarm, choose_starts, dreamed_returns, real_returns
 from dreamer_lightning.evaluation.openloop import open_loop
@@ -165,6 +166,42 @@ def test_a_perfect_model_has_no_gap_and_no_error(terminal):
     starts = choose_starts(episodes, 30)
     tail = np.array([0 if terminal else 7.0 * GAMMA ** (60 - start.time) for start in starts])
     assert metrics["gap/value"] == pytest.approx((7 - real_returns(starts, GAMMA) - tail).mean(), rel=1e-5)
+
+
+def test_the_band_of_many_futures_by_hand():
+    """101 futures 0 to 100: their 5% and 95% quantiles are 5 and 95."""
+    futures = np.arange(101.0)[None, :, None]
+    real = np.array([[5.0], [95.0], [50.0], [4.9], [95.1]])
+    assert inside(real, futures.repeat(5, 0))[:, 0].tolist() == [True, True, True, False, False]
+
+
+class VagueDreamer(PerfectDreamer):
+    """Dreams rewards with the right mean, drawn from a normal of some width; its clock is never late."""
+
+    def __init__(self, width: float):
+        super().__init__(60, False)
+        self.width, self.widest = width, 0
+
+    def imagine(self, state, length, actions=None, generator=None, decode=True):
+        imagined = super().imagine(state, length, actions, generator, decode)
+        self.widest = max(self.widest, len(imagined.reward))
+        noise = self.width * torch.randn(imagined.reward.shape, generator=generator)
+        return imagined._replace(reward=imagined.reward + noise)
+
+
+def test_coverage_says_whether_dreams_are_too_certain():
+    episodes = play(end=60, terminal=False)
+    starts = choose_starts(episodes, 30)
+    perfect = coverage(PerfectDreamer(60, False), starts)
+    assert perfect == {f"openloop/coverage@{k}": 1.0 for k in (1, 5, 15, 50)}
+    wrong = coverage(PerfectDreamer(60, False, bias=1.0), starts)
+    assert set(wrong.values()) == {2 / 3}, "both entries of the clock are right, the reward never is"
+    dreamer = VagueDreamer(0.5)
+    vague = coverage(dreamer, starts, torch.Generator().manual_seed(0))
+    assert dreamer.widest == 16 * 32
+    assert min(vague.values()) == 1.0, "the mean is always inside"
+    (short,) = play(end=4, terminal=True, episodes=1, num_envs=1)
+    assert set(coverage(PerfectDreamer(4, True), choose_starts([short], 4))) == {"openloop/coverage@1"}
 
 
 def test_short_episodes_skip_what_they_cannot_tell():

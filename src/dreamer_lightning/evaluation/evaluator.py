@@ -11,6 +11,7 @@ import torch
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.envs.guarded import Failures
+from dreamer_lightning.evaluation.coverage import coverage
 from dreamer_lightning.evaluation.film import observed_frames
 from dreamer_lightning.evaluation.gap import (
     ERROR_STEPS,
@@ -93,6 +94,7 @@ class Evaluator:
             greedy[0].frames = observed_frames(dreamer.specs, greedy[0])
             if self.starts:
                 metrics.update(compare(dreamer, sampled, self.starts, generator))
+                metrics.update(coverage(dreamer, choose_starts(sampled, self.starts), generator))
                 metrics["gap/alarm"] = float(self.alarm.update(metrics))
         return Evaluation(metrics, greedy + sampled)
 

@@ -118,18 +118,18 @@ def train_ratio(metrics: Metric, config: dict[str, Any]) -> Finding:
     asked = float(config.get("train_ratio", 0))
     expected, advice = f"{asked:g} asked, within 5%", "a longer run or a smaller learning_starts: updates are missing"
     updated, played = metrics.get("updated", np.array([])), metrics.get("played", np.array([]))
+    batch = config.get("batch_size", 16) * config.get("batch_length", 64)
+    begins = max(config.get("learning_starts") or batch, config.get("prefill") or 0)
     if not len(updated) or not asked:
         steps = metrics.get("agent_step", np.array([0.0])).max()
-        return Finding("train ratio", f"no update in {steps:.0f} agent steps", expected, advice, bool(steps))
-    batch = config.get("batch_size", 16) * config.get("batch_length", 64)
-    began = config.get("learning_starts") or batch
-    first = max(float(began), float(config.get("prefill") or 0))
-    update, step = updated[-1] - float(config.get("pretrain") or 0), played[-1]
-    if len(updated) > 1:
-        update, step, first = updated[-1] - updated[0], played[-1], played[0]
-    reached = update * batch / max(1.0, step - first)
-    slack = 0.05 + 2 * batch / max(1.0, (step - first) * asked)  # a short run owes up to one update at each end
-    return Finding("train ratio", f"{reached:.4g}", expected, advice, abs(reached / asked - 1) > slack)
+        late = bool(steps > 2 * begins + batch)  # windows, environments: it may begin somewhat later than it says
+        return Finding("train ratio", f"no update in {steps:.0f} agent steps", expected, advice, late or None)
+    updates, steps = updated[-1] - updated[0], played[-1] - played[0]
+    if updates < 20 and steps * asked < 20 * batch:
+        return Finding("train ratio", "too few rows", expected, advice, None)
+    reached = updates * batch / max(1.0, steps)
+    slack = 0.05 + 2 * batch / max(1.0, steps * asked)  # up to one update is owed at each end
+    return Finding("train ratio", f"{reached:.4g}", expected, advice, bool(abs(reached / asked - 1) > slack))
 
 
 def dreams(metrics: Metric, config: dict[str, Any]) -> Finding:

@@ -102,7 +102,8 @@ def read_run(folder: Path, label: str | None = None) -> Series:
     found = columns(folder / METRICS, [EPISODE, GREEDY, "seconds"])
     clock = found["seconds"]
     env = config.get("env") or {}
-    task = str((env.get("init_args") or {}).get("task", "unknown"))
+    options = env.get("init_args") or {}
+    task = str(options.get("task") or options.get("path") or "unknown")
     named = re.fullmatch(r"seed\d+", folder.name) is not None
     name = label or (folder.absolute().parent.name if named else short_name(folder.absolute().name, task))
     return Series(
@@ -139,7 +140,7 @@ def setting_of(config: dict[str, Any]) -> Setting:
     repeat = str(env.get("repeat", 1))
     if "algo" in config:
         return Setting(repeat, "", "", "1", f"{config['algo']} of {config.get('library', '?')}", TRAINING)
-    deter = (config.get("size") or {}).get("deter")
+    deter = int((config.get("size") or {}).get("deter", 0))
     ratio = f"{config.get('train_ratio', 0):g}"
     return Setting(
         repeat, ratio, SIZES.get(deter, f"d{deter}"), str(config.get("num_envs", "?")), version_of(config), TRAINING
