@@ -5,6 +5,7 @@
 A row's run lies in `runs/campaign/TASK/OVERLAY/seedK`; its metrics.csv and config.yaml are copied to
 `benchmarks/results/TASK/OVERLAY/seedK` when it is finished, or paused because the time is up: the next call resumes it.
 A later row of the same run with more env steps goes on with it. `--commit` commits each row's files at once.
+`--adopt RUN OVERLAY COMMIT` takes a run that was started by hand for its row.
 
 States: open; running (open again if its process is gone); paused; done; failed (the end of its log is printed);
 gpu (an open row taken with --gpu alone); blocked (something it needs is missing).
@@ -247,6 +248,26 @@ def work(paths: Paths, max_time: float, jobs: int, threads: int, commit: bool, g
             held.close()
 
 
+def adopt(paths: Paths, run: Path, overlay: str, revised: str, commit: bool) -> str:
+    """Take a run that was started by hand for the first unfinished row of its task, seed and overlay; its new state."""
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    wanted = (str(config["env"]["init_args"]["task"]), str(config["seed"]), overlay)
+    rows = read(paths.queue)
+    found = [n for n, row in enumerate(rows) if (row["task"], row["seed"], row["overlay"]) == wanted]
+    numbers = [n for n in found if rows[n]["state"] in ("open", "paused", "gpu", "failed")]
+    if not numbers:
+        raise SystemExit(f"no open row {', '.join(wanted)} in {paths.queue}")
+    row, home = rows[numbers[0]], paths.runs / folder(rows[numbers[0]])
+    if home.exists():
+        raise SystemExit(f"{home} is a run already")
+    shutil.copytree(run, home)
+    row["commit"] = revised
+    write(paths.queue, rows)
+    return finish(paths, numbers[0], row, 0, commit)
+
+
 def seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+\.?\d*)([smh]?)", text)
     if not match:
@@ -266,8 +287,12 @@ def main() -> None:
     parser.add_argument("--commit", action="store_true", help="commit each row at once")
     parser.add_argument("--gpu", action="store_true", help="take rows in state gpu, too")
     parser.add_argument("--dry", action="store_true", help="print the rows that are open, and run nothing")
+    parser.add_argument("--adopt", nargs=3, metavar=("RUN", "OVERLAY", "COMMIT"), help="a run that was started by hand")
     options = vars(parser.parse_args())
-    paths = Paths()
+    paths, adopted = Paths(), options.pop("adopt")
+    if adopted:
+        adopt(paths, Path(adopted[0]), *adopted[1:], commit=options["commit"])
+        return
     if options.pop("dry"):
         states = {"open", "paused", "running", *(["gpu"] if options["gpu"] else [])}
         for row in (row for row in read(paths.queue) if row["state"] in states):

@@ -182,6 +182,24 @@ def test_the_queue_is_well_formed_and_its_commands_parse(monkeypatch):
         assert options.get("options", options)["seed"] == 1
 
 
+def test_a_run_started_by_hand_finds_its_row(paths, tmp_path):
+    run = tmp_path / "by_hand"
+    run.mkdir()
+    (run / "config.yaml").write_text("{seed: 1, env: {init_args: {task: b}}}")
+    (run / "metrics.csv").write_text("env_step,seconds\n60,40.0\n")
+    queue(paths, "b,1,imag16,50,open,", "b,0,imag16,50,open,", "b,1,imag16,100,open,")
+    assert campaign.adopt(paths, run, "imag16", "abc", commit=False) == "done"
+    assert states(paths) == ["done", "open", "open"]
+    assert campaign.read(paths.queue)[0]["commit"] == "abc"
+    assert (paths.results / "b" / "imag16" / "seed1" / "config.yaml").is_file()
+    row = campaign.read(paths.queue)[2]
+    assert campaign.resumable(row, paths.runs / campaign.folder(row)), "the longer row goes on with it"
+    with pytest.raises(SystemExit, match="is a run already"):
+        campaign.adopt(paths, run, "imag16", "abc", commit=False)
+    with pytest.raises(SystemExit, match="no open row b, 1, mix"):
+        campaign.adopt(paths, run, "mix", "abc", commit=False)
+
+
 def test_a_task_may_stand_inside_the_command(paths):
     row = {"task": "sticky_cartpole", "seed": "0", "overlay": "sticky-deterministic", "env_steps": "9"}
     words = campaign.command(row, paths.runs / campaign.folder(row), 1, 60)
