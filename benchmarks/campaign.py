@@ -28,37 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
-IMAG16 = "fit --config dmc.yaml --imag_last 16"
-OWN = "benchmarks/overlays"
-STICKY = f"fit --config gym.yaml --config {OWN}/sticky.yaml --env.path variants:{{task}} --imag_last 16"
-OVERLAYS = {  # name: command; --env.task (or the task in its place), --seed, --env_steps and --run_dir are added
-    "imag16": IMAG16,
-    "ppo": "yardstick --algo ppo --config dmc.yaml",
-    "sac": "yardstick --algo sac --config dmc.yaml",
-    "dynamics": f"{IMAG16} --actor_gradient dynamics",
-    "mix": f"{IMAG16} --actor_gradient mix",
-    "gym": "fit --config gym.yaml --imag_last 16",
-    "dqn": "yardstick --algo dqn --config gym.yaml",
-    "minigrid": "fit --config gym.yaml --env.pixels true --env.vectors false --train_ratio 128 --imag_last 8",
-    "critic": f"{IMAG16} --value_aware critic",
-    "off": f"{IMAG16} --value_aware off",
-    "ratio1024": f"{IMAG16} --train_ratio 1024",
-    "lr1e-4": f"{IMAG16} --optimizer.lr 1e-4",
-    "lr3e-4": f"{IMAG16} --optimizer.lr 3e-4",
-    "imag0": "fit --config dmc.yaml",
-    "imag4": "fit --config dmc.yaml --imag_last 4",
-    "length5": f"{IMAG16} --imag_length 5",
-    "length30": f"{IMAG16} --imag_length 30",
-    "length50": f"{IMAG16} --imag_length 50",
-    "uniform": f"{IMAG16} --replay.online false",
-    "hidden": f'{IMAG16} --env.hide ["velocity"]',
-    "hidden-memoryless": f'{IMAG16} --config {OWN}/memoryless.yaml --env.hide ["velocity"]',
-    "sticky-stochastic": STICKY,
-    "sticky-deterministic": f"{STICKY} --config {OWN}/deterministic.yaml",
-    "gpu": "fit --config dmc.yaml --cuda_graph true",
-    "pixels": "fit --config dmc_vision.yaml --cuda_graph true",
-}
+OVERLAYS: dict[str, str] = yaml.safe_load((ROOT / "benchmarks" / "overlays" / "commands.yaml").read_text())
 
 
 @dataclass(frozen=True)
@@ -250,8 +223,6 @@ def work(paths: Paths, max_time: float, jobs: int, threads: int, commit: bool, g
 
 def adopt(paths: Paths, run: Path, overlay: str, revised: str, commit: bool) -> str:
     """Take a run that was started by hand for the first unfinished row of its task, seed and overlay; its new state."""
-    import yaml
-
     config = yaml.safe_load((run / "config.yaml").read_text())
     wanted = (str(config["env"]["init_args"]["task"]), str(config["seed"]), overlay)
     rows = read(paths.queue)
