@@ -126,6 +126,21 @@ def test_damaged_files_are_named_and_the_checkpoint_before_is_used(tmp_path, vic
     assert loop.clocks.env_step == 64
 
 
+def test_damaged_checkpoints_do_not_push_out_whole_ones(tmp_path):
+    """Found by benchmarks/faults: what a resume passed over is ahead of what it saves next."""
+    run(make(tmp_path, keep=3), 13)
+    for folder in runfolder.checkpoints(tmp_path)[1:]:
+        (folder / "model.pt").write_bytes(b"")
+    older = latest_complete(tmp_path, lambda _: None)
+    loop = make(tmp_path, keep=2)
+    restore(loop, older)
+    assert loop.clocks.env_step == 64
+    run(loop, 4)
+    assert runfolder.read_manifest(latest_complete(tmp_path))["env_step"] == 128
+    assert names(tmp_path)[0] == older.name
+    assert len(names(tmp_path)) == 2
+
+
 def test_no_checkpoint_at_all(tmp_path):
     assert latest_complete(tmp_path) is None
     assert runfolder.best_checkpoint(tmp_path) is None

@@ -168,19 +168,23 @@ class Checkpoint(Callback):
             },
         )
         runfolder.commit_folder(temporary, final)
-        self._prune(Path(loop.run_dir), final if best else None)
+        self._prune(Path(loop.run_dir), final, best)
 
-    def _prune(self, run_dir: Path, new_best: Path | None) -> None:
-        """Delete the checkpoints that are no longer kept, and the replay files that none of the kept ones needs."""
-        if new_best is not None:
+    def _prune(self, run_dir: Path, new: Path, best: bool) -> None:
+        """Delete the checkpoints that are no longer kept, and the replay files that none of the kept ones needs.
+
+        One that is ahead of the new one was damaged, and passed over by a resume: it must not push out a whole one.
+        """
+        if best:
             for other in (run_dir / CHECKPOINTS).glob(BEST + "*"):
-                if other != new_best:
+                if other != new:
                     runfolder.delete_checkpoint(other)
             return
         found = runfolder.checkpoints(run_dir)
-        old, kept = found[: -self.keep], found[-self.keep :]
-        for folder in old:
-            runfolder.delete_checkpoint(folder)
+        kept = [folder for folder in found if folder.name <= new.name][-self.keep :]
+        for folder in found:
+            if folder not in kept:
+                runfolder.delete_checkpoint(folder)
         needed = {name for folder in kept for name in _replay_files(folder)}
         for shard in (run_dir / REPLAY).glob("rank-*"):
             archive.prune(shard, [Path(name).name for name in needed if Path(name).parent.name == shard.name])
