@@ -16,11 +16,13 @@ import numpy as np
 
 from dreamer_lightning.callbacks.curve import learning_curve
 from dreamer_lightning.commands.compare import number
+from dreamer_lightning.evaluation.gap import ERROR_STEPS
 from dreamer_lightning.results.comparison import MILESTONES, records
+from dreamer_lightning.results.diagnosis import read_metrics
 from dreamer_lightning.results.figure import comparison_figure
 from dreamer_lightning.results.published import REFERENCE, WINDOWS, published
 from dreamer_lightning.results.rows import Row, tasks_of
-from dreamer_lightning.results.runs import load, rows_of
+from dreamer_lightning.results.runs import load, read_config, rows_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -100,6 +102,41 @@ def rewrite(readme: Path, text: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
+def length_figure(folders: list[Path], path: Path) -> Path:
+    """What the length of dreams costs and brings: return, wall-clock for an update, error of the dreamed reward at its end.
+
+    Args:
+        folders: runs of one task that differ by ``imag_length``; runs of one length are averaged.
+        path: a .png file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points: dict[int, list[tuple[float, float, float]]] = {}
+    for folder in folders:
+        length = int(read_config(folder)["imag_length"])
+        measured = max(k for k in ERROR_STEPS if k <= length)
+        found = read_metrics(folder / "metrics.csv")
+        scores, error = found["episode/score"], found.get(f"openloop/reward_error@{measured}", np.array([np.nan]))
+        updates = (found["seconds"].max() - found["seconds"][0]) / max(1.0, found["update"].max())
+        points.setdefault(length, []).append((float(scores[-10:].mean()), float(updates), float(error[-1])))
+    lengths = sorted(points)
+    figure = Figure(figsize=(9, 2.9), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    names = ("return of the last 10 episodes", "wall-clock seconds for an update", "reward error at the horizon*")
+    for i, (axis, name) in enumerate(zip(figure.subplots(1, 3), names, strict=True)):
+        axis.plot(
+            lengths, [np.mean([point[i] for point in points[length]]) for length in lengths], "o-", color="#0072b2"
+        )
+        axis.set(title=name, xlabel="imag_length", xticks=lengths, ylim=(0, None))
+        axis.title.set_fontsize(10)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("* mean absolute error after the most steps measured (1, 5, 15, 50) within the dream", fontsize=8)
+    figure.savefig(path)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="run folder of the quickstart")
@@ -116,6 +153,9 @@ def main() -> None:
         comparison_figure(
             others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", "one change at a time, training episodes"
         )
+    lengths = [path for name in ("imag16", "length*") for path in sorted(RESULTS.glob(f"reacher_hard/{name}/seed*"))]
+    if any(path.parent.name != "imag16" for path in lengths):
+        length_figure(lengths, IMAGES / "imag_length.png")
     if run:
         frames = imageio.imread(run / "videos" / "evaluation.mp4")
         strip = frames[np.linspace(0, min(len(frames), 500) - 1, 6).astype(int)]

@@ -289,6 +289,15 @@ def test_over_tasks_every_seed_counts():
     assert "b" not in found, "it lacks a task"
 
 
+def test_how_many_times_fewer_steps():
+    reference = Row("dreamerv3", "x", [curve(5, 10, 10, 10)], SETTING)
+    ours = Row("a", "x", [curve(6, 9)], SETTING, episodes=[Episodes(np.array([1.0]), np.array([1.0]))], ours=True)
+    slow, never = Row("slow", "x", [curve(1, 2, 6)], SETTING), Row("never", "x", [curve(1, 1, 1, 1)], SETTING)
+    found = {record["method"]: record for record in records([ours, reference, slow, never], WINDOW)}
+    times = {name: (record["times_first"], record["times_at_least"]) for name, record in found.items()}
+    assert times == {"a": (1, False), "dreamerv3": (1, False), "slow": (3, False), "never": (4, True)}
+
+
 def test_a_threshold_at_the_first_point_is_a_bound():
     reference = Row("dreamerv3", "x", [curve(5, 10)], SETTING)
     late = Row("late", "x", [curve(9, 9, first=40_000)], SETTING)

@@ -59,6 +59,16 @@ def test_the_ablation_shows_what_it_changes(figures):
     assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["imag16"]
 
 
+def test_the_length_of_dreams_in_one_picture(figures, tmp_path: Path):
+    for overlay, length in (("imag16", 15), ("length5", 5), ("length50", 50)):
+        folder = write_run(figures.RESULTS / "reacher_hard" / overlay / "seed0", [9.0 * length] * 5, imag_length=length)
+        text = (folder / "metrics.csv").read_text().splitlines()
+        text = [text[0] + f",openloop/reward_error@{length}", *(line + "," for line in text[1:-1]), text[-1] + ",0.5"]
+        (folder / "metrics.csv").write_text("\n".join(text) + "\n")
+    figures.main()
+    assert imageio.imread(tmp_path / "images" / "imag_length.png").shape[1] == 1350
+
+
 def test_a_readme_without_marks_is_left_alone(figures, tmp_path: Path):
     (tmp_path / "README.md").write_text("nothing\n")
     with pytest.raises(SystemExit, match="lacks the marks"):

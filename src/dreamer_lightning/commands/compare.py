@@ -107,9 +107,8 @@ def score_table(table: list[dict[str, Any]], benchmark: str, window: int) -> Tab
 
 def overall_table(table: list[dict[str, Any]], tasks: int) -> Table:
     """Means and interquartile means with intervals, two rows for each method."""
-    title = (
-        f"over all seeds of {tasks} task{'s' if tasks > 1 else ''} [95% stratified bootstrap; needs two seeds a task]"
-    )
+    over = f"over all seeds of {tasks} task{'s' if tasks > 1 else ''}"
+    title = f"interquartile mean (IQM) and mean {over} [95% stratified bootstrap, from two seeds a task]"
     out = Table(title=title, title_justify="left")
     steps = _known(table, "iqm")
     _columns(out, "method", "", right=[HEADS[step] for step in steps])
@@ -124,12 +123,19 @@ def overall_table(table: list[dict[str, Any]], tasks: int) -> Table:
 def threshold_table(table: list[dict[str, Any]]) -> Table:
     """Env steps and episodes to shares of the reference's final score, the mean score so far, and wall-clock."""
     out = Table(title="env steps (episodes) to a share of DreamerV3's published final score", title_justify="left")
-    _columns(out, "task", "method", right=[*(f"{share}%" for share in SHARES), "mean score so far", "hours"])
+    _columns(
+        out,
+        "task",
+        "method",
+        right=[*(f"{share}%" for share in SHARES), f"{SHARES[0]}%: x first row", "mean score so far", "hours"],
+    )
     for record in table:
         cells = [_steps(record, share) for share in SHARES]
         until = f"{record['mean_score']:.1f} at {record['mean_score_until'] / 1000:g}K"
         area = "" if _unknown(record["mean_score"]) else until
-        out.add_row(record["task"], record["method"], *cells, area, number(record["hours"], 2))
+        sign = ">" if record["times_at_least"] else "<=" if record[f"first_point_to_{SHARES[0]}%"] else ""
+        times = "" if _unknown(record["times_first"]) else f"{sign}{record['times_first']:.1f}"
+        out.add_row(record["task"], record["method"], *cells, times, area, number(record["hours"], 2))
     return out
 
 

@@ -54,7 +54,23 @@ def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
             record[f"steps_to_{share}%"], record[f"episodes_to_{share}%"] = steps, row.episodes_until(steps)
         record["hours"] = float(np.mean(row.seconds)) / 3600 if any(row.seconds) else NAN
         table.append({**record, **row.setting._asdict()})
+    for record, row in zip(table, rows, strict=True):
+        first = next(other for other in table if other["task"] == row.task)
+        record["times_first"], record["times_at_least"] = _times(record, row, first[f"steps_to_{SHARES[0]}%"])
     return table
+
+
+def _times(record: dict[str, Any], row: Row, first: float) -> tuple[float, bool]:
+    """Env steps to the first share, as a multiple of those of the task's first row.
+
+    Returns:
+        The multiple, and whether it is a lower bound: the curve ends without having reached it.
+    """
+    steps = record[f"steps_to_{SHARES[0]}%"]
+    if np.isfinite(steps) or _unseeded(row):
+        return steps / first, False
+    last = max((float(curve.steps[-1]) for curve in row.curves if len(curve.steps)), default=NAN)
+    return (last / first, True) if last > first else (NAN, False)
 
 
 def _area(row: Row, horizon: float, width: int) -> float:
