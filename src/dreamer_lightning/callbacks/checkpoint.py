@@ -264,6 +264,8 @@ def restore(loop, folder: Path) -> dict[str, Any]:
         replay_files.load(loop.replay, shards, rank, world)
     else:
         loop.learning = False  # the replay fills up again first
+    if world != saved_world:
+        say(loop, f"saved by {saved_world} processes, going on with {world}: random states and environments begin anew")
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
     if own.exists():
         part = runfolder.load_tensors(own)
