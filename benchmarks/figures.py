@@ -103,7 +103,7 @@ def rewrite(readme: Path, text: str) -> None:
 
 
 def length_figure(folders: list[Path], path: Path) -> Path:
-    """What the length of dreams costs and brings: return, wall-clock for an update, error of the dreamed reward at its end.
+    """What the length of dreams costs and brings: return, wall-clock for an update, error of the last dreamed reward.
 
     Args:
         folders: runs of one task that differ by ``imag_length``; runs of one length are averaged.

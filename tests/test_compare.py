@@ -23,7 +23,7 @@ from dreamer_lightning.results.curves import (
     steps_to,
     trailing,
 )
-from dreamer_lightning.results.published import WINDOWS, published
+from dreamer_lightning.results.published import METHODS, WINDOWS, published
 from dreamer_lightning.results.rows import Episodes, Row, Setting
 from dreamer_lightning.results.runs import load, read_run, setting_of
 from dreamer_lightning.results.statistics import interval, iqm, mean
@@ -235,6 +235,17 @@ def test_the_table_of_two_seeds(capsys, runs: Path, tmp_path: Path):
     for text in ("950.0", "950 [900-1000]", "20K (10)", "V3 imag_last 16", "evaluation, 10 episodes", "wrote "):
         assert text in said, said
     assert max(map(len, said.splitlines()[:-1])) <= 130
+
+
+def test_a_run_called_like_a_published_method(capsys, tmp_path: Path):
+    write_run(tmp_path / "sac" / "seed0", [5.0] * 50, algo="sac", library="stable-baselines3 2.9")
+    ask(capsys, str(tmp_path / "sac"), "--out", str(tmp_path / "table.csv"))
+    with (tmp_path / "table.csv").open(newline="") as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(table["sac (here)"]["score@100000"]) == 5
+    assert float(table["sac"]["score@100000"]) > 500
+    every = {row.label for name in WINDOWS for task in ("reacher_easy", "pong") for row in published(name, {task})}
+    assert every == METHODS
 
 
 def test_greedy_evaluations_are_marked(capsys, runs: Path, tmp_path: Path):

@@ -19,6 +19,7 @@ WINDOWS = {
     "atari100k": Window(20_000, 40_000),
     "none": Window(1000, 10_000),
 }
+METHODS = {"d4pg", "dmpo", "dreamerv3", "drqv2", "ppo_fixhp", "sac", "tdmpc2"}
 REFERENCE = "dreamerv3"  # whose final score is what others reach 50, 75 and 90% of
 TRAINING, EVALUATION = "training, sampled", "evaluation, greedy"
 SETTINGS = {  # what is known of each; None: not stated with the scores

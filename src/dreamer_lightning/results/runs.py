@@ -13,7 +13,7 @@ import yaml
 
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.results.curves import binned
-from dreamer_lightning.results.published import EVALUATION, TRAINING, WINDOWS
+from dreamer_lightning.results.published import EVALUATION, METHODS, TRAINING, WINDOWS
 from dreamer_lightning.results.rows import Episodes, Row, Setting
 from dreamer_lightning.runfolder import CONFIG, METRICS
 
@@ -237,9 +237,11 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
 
 
 def _distinct(rows: list[Row]) -> list[Row]:
-    """Rows of one label and task that differ in their setting are numbered."""
+    """Rows of one label and task that differ in their setting are numbered; none is called like a published method."""
     seen: dict[tuple[str, str], int] = {}
     for row in rows:
+        if row.label in METHODS:
+            row.label = f"{row.label} (here)"
         count = seen[row.label, row.task] = seen.get((row.label, row.task), 0) + 1
         if count > 1:
             row.label = f"{row.label} #{count}"
