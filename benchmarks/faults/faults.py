@@ -194,7 +194,7 @@ def damage(folder: Path, fault: str, chance: random.Random) -> str:
     newest = runfolder.latest_complete(folder, lambda _: None)
     if newest is None:
         return ""
-    older = runfolder.checkpoints(folder)[:-1]
+    older = [path for path in runfolder.checkpoints(folder) if path != newest and not runfolder.damage(path)]
     mine = set(runfolder.read_manifest(newest)["replay"])
     for other in older[-1:]:
         mine -= set(runfolder.read_manifest(other)["replay"])
