@@ -1,6 +1,6 @@
 """How the cost of an update grows: over model size, sequence length, imagination, environments and replay.
 
-    python benchmarks/curves.py [--threads 1] [--date 2026-11-22]
+    python benchmarks/curves.py [--threads 1] [--date 2026-11-22] [--sweeps size batch_length]
 
 Runs `bench` once for each point (minutes for the large models), and writes benchmarks/curves/DATE.csv, .md and .png.
 """
@@ -62,11 +62,24 @@ def write(rows: list[dict], path: Path) -> None:
     path.with_suffix(".md").write_text("\n".join(text) + "\n")
 
 
+def kept(path: Path, sweeps: list[str]) -> list[dict]:
+    """Rows of an earlier call on the same date, but those of sweeps that are measured again."""
+    table = path.with_suffix(".csv")
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sweep"] not in sweeps]
+    numbers = set(COLUMNS[2:14])
+    return [{key: float(x) if key in numbers and x else x for key, x in row.items()} for row in rows]
+
+
 def draw(rows: list[dict], path: Path) -> None:
     """One panel a sweep: the cost beside its floor, or the rate."""
     figure, axes = plt.subplots(1, len(SWEEPS), figsize=(3.2 * len(SWEEPS), 3.2), layout="constrained")
     for axis, (sweep, (_points, _options, what)) in zip(axes, SWEEPS.items(), strict=True):
         found = [row for row in rows if row["sweep"] == sweep]
+        if not found:
+            continue
         axis.plot([str(row["point"]) for row in found], [row[what] for row in found], "o-", label=what)
         if what == "update_ms":
             axis.plot([str(row["point"]) for row in found], [row["floor_ms"] for row in found], "o:", label="floor_ms")
@@ -81,11 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--date", default=datetime.date.today().isoformat())
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="the others keep their rows")
     given = parser.parse_args()
     path = HERE / "curves" / given.date
     path.parent.mkdir(exist_ok=True)
-    rows: list[dict] = []
-    for sweep, (points, options, _) in SWEEPS.items():
+    rows = kept(path, given.sweeps)
+    for sweep in given.sweeps:
+        points, options, _ = SWEEPS[sweep]
         for point in points:
             found = measure([str(option) for option in options(point)], given.threads)
             rows.append({"sweep": sweep, "point": point, **found})
