@@ -111,7 +111,7 @@ class Loop:
         self.call("on_fit_end")
 
     def collect(self, collector: Iterator[TensorDictBase]) -> None:
-        """Play some steps in every environment, and keep the records."""
+        """Play some steps in every environment, keep the records. A failed batch counts too: ranks keep one clock."""
         with self.timed("collect"):
             if self.schedule.prefill:
                 self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
