@@ -207,7 +207,7 @@ def test_film_of_every_nth_evaluation_and_at_the_end(tmp_path, monkeypatch):
     loop.call("on_train_end")
     loop.call("on_train_end")
     stems = [path.name for _, path in seen]
-    assert stems == [f"{step:010d}-episode.mp4" for step in (20, 40, 60, 70)]
+    assert stems == [f"{step:010d}-episode.mp4" for step in (10, 30, 50, 70)]
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == stems[-2:]
     assert iio.imread(seen[-1][1]).shape == (6, 48, 64, 3)
     assert loop.env_factory.closed == 4

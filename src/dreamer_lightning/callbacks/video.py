@@ -13,13 +13,14 @@ from dreamer_lightning.runfolder import VIDEOS
 
 
 class Video(Callback):
-    """Films one greedy episode and draws an open-loop prediction (truth, model, error), for some of the evaluations
-    and at the end of training.
+    """Films one greedy episode and draws an open-loop prediction (truth, model, error), at the first evaluation, at
+    some of the later ones and at the end of training.
 
     Without GL there is no film and no complaint; a file that cannot be written is reported once.
 
     Args:
-        every: evaluations from one set of files to the next, 0 for the end of training only.
+        every: evaluations from one set of files to the next, 0 for the end of training only. The first one counts:
+            what a film needs (GL, an encoder, its memory) is missing in the first minutes or never.
         film: decisions to film at most, 0 for no film (software rendering takes about 30 ms a frame).
         length: imagined steps of the open-loop prediction, after 5 that the model sees.
         samples: futures drawn in it.
@@ -36,10 +37,10 @@ class Video(Callback):
         self.episodes: Any = None  # of the last evaluation, while not yet drawn
 
     def on_validation_end(self, loop, episodes: Any = None) -> None:
-        self.count += 1
         self.episodes = episodes
         if self.every and self.count % self.every == 0:
             self._write(loop)
+        self.count += 1
 
     def on_train_end(self, loop) -> None:
         if self.count and self.episodes is not None:
