@@ -1,4 +1,4 @@
-"""How long an idle OpenMP thread should spin before it sleeps: an update with two threads, alone and beside a busy process.
+"""How long an idle OpenMP thread should spin before it sleeps: an update on two threads, alone and beside a busy one.
 
     python benchmarks/spin.py [--rounds 2]
 

@@ -6,7 +6,6 @@ import ctypes
 import os
 import sys
 
-
 SPIN, SPIN_SHARED = 3000, 1000  # turns of OpenMP's waiting loop, about 10 ns each: 30 and 10 microseconds
 
 
