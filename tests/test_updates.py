@@ -3,14 +3,20 @@
 import pytest
 import torch
 from lightning.fabric import Fabric
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 import tiny
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.dreamer import Noise
+from dreamer_lightning.nets.decoders import DictDecoder
+from dreamer_lightning.nets.encoders import DictEncoder
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.types import UserError
+from dreamer_lightning.types import Space, Specs, UserError
 from dreamer_lightning.updates import StaticUpdate, Update, check_capture
 
 STREAMS, STEPS, LENGTH = 2, 40, 6
+IMAGES = Specs({"camera": Space((48, 48, 3), "uint8"), "height": Space(())}, tiny.SPECS.action)
 
 
 def make(kind, accelerator="cpu", precision="32-true", lr=1e-3):
@@ -82,3 +88,38 @@ def test_captured_updates_equal_plain_ones(precision, tolerance):
         captured.finish()
     assert captured.graph is not None
     assert_same(plain, captured, rtol=tolerance, atol=tolerance)
+
+
+class Devices(TorchDispatchMode):
+    """Operations that read or write on more than one device."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed, self.count = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.count += 1
+        found = {x.device.type for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        if len(found) > 1:
+            self.mixed.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE, IMAGES], ids=["vectors", "discrete", "images"])
+def test_an_update_never_waits_for_its_device(specs, gradient):
+    """On the meta device no number is known: whatever asks for one, which would stall a GPU and break a CUDA graph,
+    fails there; so do operations between it and the host."""
+    dreamer = tiny.agent(specs, {"decoder": DictDecoder, "encoder": DictEncoder}, actor_gradient=gradient)
+    batch, noise = tiny.batch(dreamer), dreamer.noise(4, 6)
+    batch = tree_map(lambda x: x.to("meta"), batch)
+    dreamer = dreamer.to("meta")
+    optimizer = LaProp([p for p in dreamer.parameters() if p.requires_grad])
+    update = StaticUpdate(Fabric(accelerator="cpu"), dreamer, dreamer, optimizer, None, None)
+    noise = Noise(*(x.to("meta") for x in noise))
+    update.step(batch, noise)
+    with Devices() as devices:
+        update.step(batch, noise)
+    assert devices.count > 1000
+    assert not devices.mixed

@@ -45,10 +45,22 @@ def repeatable(everywhere: bool) -> None:
 
 def keep_memory() -> None:
     """Let glibc reuse freed memory: by default every tensor above 128 KB is a fresh mapping, zeroed page by page."""
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
+    libc = _glibc()
+    if libc:
         mmap_threshold, trim_threshold = -3, -1
         libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def trim_memory() -> None:
+    """Give glibc's free pages back to the system; the next update takes its own again, which costs it half a second."""
+    libc = _glibc()
+    if libc:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

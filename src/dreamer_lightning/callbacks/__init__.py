@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.callbacks.episodes import Episodes
     from dreamer_lightning.callbacks.forecast import Forecast
     from dreamer_lightning.callbacks.health import Health
+    from dreamer_lightning.callbacks.memory import Memory
     from dreamer_lightning.callbacks.metrics import Metrics
     from dreamer_lightning.callbacks.peers import Peers
     from dreamer_lightning.callbacks.progress import Progress
@@ -30,6 +31,7 @@ __all__ = [
     "Episodes",
     "Forecast",
     "Health",
+    "Memory",
     "Metrics",
     "Peers",
     "Progress",

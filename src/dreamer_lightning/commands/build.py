@@ -17,6 +17,7 @@ from dreamer_lightning.callbacks import (
     Episodes,
     Forecast,
     Health,
+    Memory,
     Metrics,
     Peers,
     Progress,
@@ -241,4 +242,5 @@ def build_callbacks(
             replay=checkpoint.replay,
         ),
         Curve(random_score=baseline),
+        Memory(),
     ]

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from dreamer_lightning.nets.frozen import frozen
+from dreamer_lightning.nets.precision import full_precision
 from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights
+from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import Latent
 
 
-def possible(rssm, *inputs: Tensor) -> bool:
-    """Whether the scans compute what this model's step does: default layers, float32, no autocast."""
-    device = inputs[0].device.type
-    return rssm.scannable and all(x.dtype == torch.float32 for x in inputs) and not torch.is_autocast_enabled(device)
+def possible(rssm) -> bool:
+    """Whether the scans compute what this model's step does: default layers with float32 weights."""
+    return rssm.scannable and rssm.gates.weight.dtype == torch.float32
 
 
+def precisely(scan: Callable[..., Latent | tuple[Latent, Tensor]]):
+    """Run a scan in float32 also under autocast. Its products have few rows and wait for memory and launches, so that
+    fewer bits win little there; the step-by-step model launches three times as many kernels."""
+
+    @wraps(scan)
+    def wrapped(rssm, latent: Latent, *inputs: Tensor):
+        with full_precision(latent.deter.device):
+            return scan(rssm, latent.map(precise), *(precise(x) if x.is_floating_point() else x for x in inputs))
+
+    return wrapped
+
+
+@precisely
 def observe(
     rssm,
     latent: Latent,
@@ -36,6 +53,7 @@ def observe(
     return Latent(deter, stoch), logits.unflatten(-1, (rssm.stoch, rssm.classes))
 
 
+@precisely
 def retrace(rssm, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
     """``BlockRSSM.retrace`` with a backward of its own."""
     action_in = frozen(rssm, "project_action")(action[:, :-1].transpose(0, 1))

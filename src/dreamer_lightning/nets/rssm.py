@@ -271,7 +271,8 @@ class BlockRSSM(RSSM):
         cand = tanh(torch.sigmoid(reset) * cand)
         update = torch.sigmoid(update - 1)
         old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
-        return torch.lerp(old, cand, update).transpose(0, 1).reshape(latent.deter.shape)
+        deter = torch.lerp(old, cand.to(old.dtype), update.to(old.dtype))
+        return deter.transpose(0, 1).reshape(latent.deter.shape)
 
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
         """Project the action, scaled back to [-1, 1] without a gradient through the scale."""
@@ -285,11 +286,11 @@ class BlockRSSM(RSSM):
         return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
 
     def observe(self, latent, prev_action, embed, is_first, noise):
-        scan = fast.observe if fast.possible(self, embed, latent.deter) else RSSM.observe
+        scan = fast.observe if fast.possible(self) else RSSM.observe
         return scan(self, latent, prev_action, embed, is_first, noise)
 
     def retrace(self, latent, action):
-        return (fast.retrace if fast.possible(self, latent.deter) else RSSM.retrace)(self, latent, action)
+        return (fast.retrace if fast.possible(self) else RSSM.retrace)(self, latent, action)
 
 
 def stack(latents: list[Latent]) -> Latent:

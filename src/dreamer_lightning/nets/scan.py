@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dreamer_lightning.nets.precision import precise_backward
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import tanh
 
@@ -92,7 +92,7 @@ class ObserveScan(torch.autograd.Function):
         return deters, stochs, logits
 
     @staticmethod
-    @once_differentiable
+    @precise_backward
     def backward(ctx, grad_deter, grad_stoch, grad_logits):
         hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights = ctx.saved_tensors
         w, shape = Weights(*weights), ctx.shape
@@ -188,7 +188,7 @@ class Retrace(torch.autograd.Function):
         return deters.clone(), stochs.clone()
 
     @staticmethod
-    @once_differentiable
+    @precise_backward
     def backward(ctx, grad_deter, grad_stoch):
         deters, stochs, action_in, *weights = ctx.saved_tensors
         w, prior = Weights(*weights[: -3 * ctx.layers - 2]), weights[-3 * ctx.layers - 2 :]
