@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs import Custom, make_batched, random_action, specs_of
 from dreamer_lightning.envs.counting import Counting, CountingEnv
 from dreamer_lightning.envs.guarded import Failures
+from dreamer_lightning.envs.patience import within
 from dreamer_lightning.sanity import LIMIT
 from dreamer_lightning.types import BadNumbers, EnvFailure, UserError
 from dreamer_lightning.updates import Update
@@ -72,10 +75,15 @@ def faulty(fault, **kwargs):
 
 @pytest.mark.parametrize(
     ("backend", "fault"),
-    [("serial", "raise"), ("process", "die"), pytest.param("process", "hang", marks=pytest.mark.slow)],
+    [
+        ("serial", "raise"),
+        ("serial", "hang"),
+        ("process", "die"),
+        pytest.param("process", "hang", marks=pytest.mark.slow),
+    ],
 )
 def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault):
-    failures = Failures(limit=9, timeout=3)
+    failures = Failures(limit=9, timeout=3 if backend == "process" else 0.3)
     env = make_batched(faulty(fault), 1, 0, backend, failures=failures)
     try:
         wire = play(env, 20 if backend == "serial" else 11)
@@ -84,9 +92,10 @@ def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault
     told = failures.read()
     failures.close()
     assert len(told) == (2 if backend == "serial" else 1)
-    words = {"raise": "raised ZeroDivisionError: division by zero", "hang": "did not answer for 3 s", "die": "is gone"}
+    hung = "did not answer for 3 s" if backend == "process" else "raised TimeoutError: no answer for 0.3 s"
+    words = {"raise": "raised ZeroDivisionError: division by zero", "hang": hung, "die": "is gone"}
     assert all(words[fault] in event["what"] for event in told)
-    assert ("Traceback" in told[0]["details"]) == (fault == "raise")
+    assert ("Traceback" in told[0]["details"]) == (backend == "serial")
     cut = wire["truncated"][..., 0]
     assert int(cut.sum()) == len(told)
     assert (wire["observation"][cut] == 2).all()  # the last frame before the fault, once more
@@ -95,6 +104,34 @@ def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault
     assert not wire["terminated"][cut].any()
     after = cut.roll(1, 1)
     assert (wire["observation"][0, 1:][after[0, 1:]] == 1).all()  # a new episode
+
+
+def test_patience_leaves_somebody_elses_alarm_alone():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append("theirs"))
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(TimeoutError, match="no answer for 0.1 s"), within(0.1):
+            time.sleep(5)
+        with within(5):  # theirs is due before
+            time.sleep(0.6)
+        assert rung == ["theirs"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, outer)
+
+
+def test_patience_has_no_limit_in_other_threads():
+    def work():
+        with within(0.01):
+            time.sleep(0.05)
+        done.append(True)
+
+    done = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
 
 
 @pytest.mark.parametrize("backend", ["serial", pytest.param("process", marks=pytest.mark.slow)])

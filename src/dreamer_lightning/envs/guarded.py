@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 
 from dreamer_lightning.envs import snapshot
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.patience import within
 from dreamer_lightning.envs.transforms import Wire, finite
 from dreamer_lightning.types import EnvFailure, UserError
 
@@ -27,7 +28,7 @@ class Failures:
 
     Args:
         limit: failures in a row of one environment that end the run; those before are answered by a new one.
-        timeout: seconds without an answer after which an environment in a worker process counts as failed.
+        timeout: seconds without an answer after which an environment counts as failed.
         mask: NaN and infinity in observations and rewards become 0; otherwise they end the run.
     """
 
@@ -60,7 +61,7 @@ class Failures:
 
 
 class Guard(EnvBase):
-    """One environment of a factory, which is replaced by a new one when it raises.
+    """One environment of a factory, which is replaced by a new one when it raises, or takes too long.
 
     The episode that was playing ends as truncated, with the last observation once more and a reward of zero.
 
@@ -82,6 +83,7 @@ class Guard(EnvBase):
         super().__init__(device=env.device, batch_size=())
         self.__dict__.update(inner=env, factory=factory, kwargs=dict(kwargs), index=index, failures=failures)
         self.__dict__.update(in_a_row=0, made=1, seed=kwargs["seed"], steps=0)
+        self.__dict__["patience"] = failures.timeout if failures else None  # in a worker the main process has it
         self.observation_spec = env.observation_spec.clone()
         self.full_action_spec = env.full_action_spec.clone()
         self.full_reward_spec = env.full_reward_spec.clone()
@@ -91,7 +93,8 @@ class Guard(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         self.steps += 1
         try:
-            after = self.inner._step(tensordict)
+            with within(self.patience):
+                after = self.inner._step(tensordict)
             if self.floats:
                 self._check(after)
         except UserError as error:
@@ -106,7 +109,8 @@ class Guard(EnvBase):
         self.steps = 0
         while True:
             try:
-                return self.inner.reset(None if tensordict is None else tensordict.copy(), **kwargs)
+                with within(self.patience):
+                    return self.inner.reset(None if tensordict is None else tensordict.copy(), **kwargs)
             except Exception as error:
                 self._again(error)
 
@@ -130,7 +134,7 @@ class Guard(EnvBase):
                 error = failed
 
     def _make(self, seed: int) -> None:
-        with suppress(Exception):
+        with suppress(Exception), within(self.patience):
             self.inner.close()
         self.__dict__["inner"] = self.factory.make(**{**self.kwargs, "seed": seed})
         self.seed = seed
