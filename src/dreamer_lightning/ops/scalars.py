@@ -9,7 +9,7 @@ from torch import Tensor
 
 def precise(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """float32 at least: where softmax, log-probabilities and norms are computed."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def tanh(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
