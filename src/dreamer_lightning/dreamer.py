@@ -133,7 +133,7 @@ class Dreamer(nn.Module):
         """
         rssm, n = self.world_model.rssm, len(is_first)
         with torch.inference_mode():  # a tenth faster than no_grad: hundreds of tiny operations
-            noise, embed = rssm.noise(n, generator=generator), self.world_model.encoder(obs)
+            noise, embed = rssm.noise(n, generator=generator), self.world_model.embed(obs)
             latent, _ = rssm.observe_step(rssm.unpack(state), state["prev_action"], embed, is_first, noise)
             action = self.choose(latent.feat, generator, greedy).float()
             found = {**rssm.pack(latent), "prev_action": action}
@@ -162,7 +162,7 @@ class Dreamer(nn.Module):
         rssm, (b, t) = self.world_model.rssm, is_first.shape
         carry = rssm.unpack(state) if state else rssm.initial(b)
         noise = rssm.noise(b, t, generator=generator)
-        return rssm.observe(carry, prev_action, self.world_model.encoder(obs), is_first, noise)[0]
+        return rssm.observe(carry, prev_action, self.world_model.embed(obs), is_first, noise)[0]
 
     @torch.no_grad()
     def imagine(
@@ -191,7 +191,7 @@ class Dreamer(nn.Module):
     @torch.no_grad()
     def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
         """What the decoder sees in latents, in the environment's units (images in [0, 1])."""
-        return {key: output.pred() for key, output in self.world_model.decoder(latent).items()}
+        return self.world_model.reconstruct(latent)
 
 
 def by_module(dreamer: Dreamer) -> dict[str, Callable[[], Any]]:

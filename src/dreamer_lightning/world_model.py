@@ -16,6 +16,7 @@ from dreamer_lightning.nets.decoders import Decoder, DictDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, Encoder
 from dreamer_lightning.nets.heads import BinaryHead, Head, TwoHotHead
 from dreamer_lightning.nets.rssm import BlockRSSM, Policy
+from dreamer_lightning.nets.standardize import Standardize
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Latent, Losses, Metrics, Specs
 
@@ -44,6 +45,7 @@ class WorldModel(L.LightningModule):
         horizon: effective horizon 1/(1-gamma), in agent steps.
         contdisc: the continue head learns the discount too: its target is ``(1 - is_terminal) (1 - 1/horizon)``.
         reward_grad: the reward loss shapes the latents.
+        standardize: vectors come to the networks with mean 0 and standard deviation 1, see ``Standardize``.
         optimizer: used by ``L.Trainer`` alone; the training loop has one optimizer for everything.
         scales: factor on each loss, used by ``L.Trainer`` alone.
     """
@@ -60,15 +62,23 @@ class WorldModel(L.LightningModule):
         horizon: float = 333.0,
         contdisc: bool = True,
         reward_grad: bool = True,
+        standardize: bool = False,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = LaProp,
         scales: dict[str, float] | None = None,
     ):
         super().__init__()
         specs = specs if isinstance(specs, Specs) else Specs.from_dict(specs)
         self.save_hyperparameters(
-            {"specs": asdict(specs), "horizon": horizon, "contdisc": contdisc, "reward_grad": reward_grad}
+            {
+                "specs": asdict(specs),
+                "horizon": horizon,
+                "contdisc": contdisc,
+                "reward_grad": reward_grad,
+                "standardize": standardize,
+            }
         )
         self.specs, self.horizon, self.contdisc, self.reward_grad = specs, horizon, contdisc, reward_grad
+        self.standardize = Standardize(specs) if standardize else None
         self.encoder = encoder(specs)
         self.rssm = rssm(specs.action_dim, self.encoder.embed_dim)
         self.decoder = decoder(specs, self.rssm.deter_dim, self.rssm.stoch_dim)
@@ -89,7 +99,7 @@ class WorldModel(L.LightningModule):
         Returns:
             Unreduced losses [b, t], the latents with their logits, and metrics.
         """
-        obs, is_first = records["obs"], records["is_first"]
+        obs, is_first = self.scaled(records["obs"]), records["is_first"]
         latent, post_logits = self.rssm.observe(carry, records["prev_action"], self.encoder(obs), is_first, noise)
         prior_logits = self.rssm.prior(latent.deter)
         losses, metrics = self.rssm.loss(post_logits, prior_logits)
@@ -100,6 +110,23 @@ class WorldModel(L.LightningModule):
         losses["cont"] = self.cont(feat).loss(self.cont_target(records["is_terminal"]))
         assert all(loss.shape == is_first.shape for loss in losses.values())
         return losses, Observed(latent, post_logits, prior_logits), metrics
+
+    def scaled(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations as encoder and decoder see them; the running statistics learn from them in training."""
+        if self.standardize is None:
+            return obs
+        if self.training and torch.is_grad_enabled():
+            self.standardize.update(obs)
+        return self.standardize(obs)
+
+    def embed(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        """What the encoder makes of observations."""
+        return self.encoder(obs if self.standardize is None else self.standardize(obs))
+
+    def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
+        """What the decoder sees in latents, in the environment's units (images in [0, 1])."""
+        seen = {key: output.pred() for key, output in self.decoder(latent).items()}
+        return seen if self.standardize is None else {key: self.standardize.undo(key, x) for key, x in seen.items()}
 
     def cont_target(self, is_terminal: Tensor) -> Tensor:
         """Probability that life goes on: the target of the continue head."""

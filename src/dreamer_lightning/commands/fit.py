@@ -88,6 +88,7 @@ def fit(
     imag_last: int = 0,
     actor_gradient: Literal["reinforce", "dynamics", "mix"] = "reinforce",
     value_aware: Literal["latents", "critic", "off"] = "latents",
+    standardize: bool = False,
     size: Size = Size(),
     losses: LossOptions = LossOptions(),
     replay: ReplayOptions = ReplayOptions(),
@@ -137,6 +138,7 @@ def fit(
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
         actor_gradient: reinforce (score function), dynamics (backpropagation through the dream) or mix.
         value_aware: the replay value loss trains critic and latents (latents), the critic alone (critic), or is off.
+        standardize: bring vectors to mean 0 and standard deviation 1 by running statistics (not in the papers).
         size: network sizes that configs refer to as ${size.units} and so on.
         losses: scales and coefficients of the losses.
         replay: the replay buffer.

@@ -27,6 +27,7 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
         horizon=losses.horizon,
         contdisc=losses.contdisc,
         reward_grad=losses.reward_grad,
+        standardize=options["standardize"],
     )
     names = ("policy", "value", "imag_length", "imag_last", "actor_gradient", "value_aware")
     kind: type[ActorCritic] = options["actor_critic"]

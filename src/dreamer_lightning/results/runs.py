@@ -156,7 +156,7 @@ def version_of(config: dict[str, Any]) -> str:
         words = ["V3-2023"]
     if config.get("actor_gradient", "reinforce") != "reinforce":
         words.append(str(config["actor_gradient"]))
-    usual = {"imag_last": 0, "imag_length": 15, "value_aware": "latents"}
+    usual = {"imag_last": 0, "imag_length": 15, "value_aware": "latents", "standardize": False}
     words += [f"{name} {config[name]}" for name, value in usual.items() if config.get(name, value) != value]
     return " ".join(words)
 
