@@ -39,13 +39,14 @@ def rows(results: Path, main: bool) -> list[Row]:
 
     Args:
         results: holds TASK/OVERLAY/seedK.
-        main: the overlays of ``MAIN``; else all others, with the main one on the same tasks.
+        main: the overlays of ``MAIN``; else all others on tasks that ``imag16`` was run on, beside it.
     """
     folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name != "quickstart"}
     wanted = sorted(path for path in folders if (path.name in MAIN) == main)
     if not main:
-        tasks = {path.parent for path in wanted}
-        wanted += sorted(path for path in folders if path.name == "imag16" and path.parent in tasks)
+        base = {path.parent: path for path in folders if path.name == "imag16"}
+        wanted = [path for path in wanted if path.parent in base]
+        wanted += sorted({base[path.parent] for path in wanted})
     series = [one for path in wanted for one in load([str(path)]) if one.benchmark == BENCHMARK]
     ours = rows_of(series, BENCHMARK)
     return sorted(ours + published(BENCHMARK, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))

@@ -26,6 +26,7 @@ def figures(tmp_path: Path, monkeypatch):
         write_run(results / "reacher_easy" / "imag16" / f"seed{seed}", [score] * 25, seed)
     write_run(results / "reacher_easy" / "mix" / "seed0", [900.0] * 25, actor_gradient="mix")
     write_run(results / "cartpole_balance" / "quickstart" / "seed0", [500.0] * 25)
+    write_run(results / "cartpole_balance" / "dreamer_v1" / "seed0", [400.0] * 25)  # nothing to compare it with
     (tmp_path / "README.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
     for name, path in (("RESULTS", results), ("README", tmp_path / "README.md"), ("IMAGES", tmp_path / "images")):
         monkeypatch.setattr(script, name, path)
