@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -54,6 +56,16 @@ def offline_run(run_dir: Path) -> list[Any]:
     return records(path)
 
 
+def wait_for_the_end(run_dir: Path, seconds: float = 60.0) -> None:
+    """W&B's own process writes the file, on a busy machine later than its client says it has finished."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):  # half a file
+            if any(record.HasField("exit") for record in offline_run(run_dir)):
+                return
+        time.sleep(0.1)
+
+
 def items(update) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in update}
 
@@ -87,6 +99,7 @@ def finished(tmp_path_factory):
     loop.call("on_media", name="video/openloop", path=picture)
     loop.call("on_fit_end")
     patch.undo()
+    wait_for_the_end(run_dir)
     return run_dir, tracking, printed
 
 
