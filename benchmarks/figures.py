@@ -152,7 +152,7 @@ def main() -> None:
     rewrite(README, table(first))
     if others:
         comparison_figure(
-            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", "one change at a time, training episodes"
+            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", "changes to the base (imag16), training episodes"
         )
     lengths = [path for name in ("imag16", "length*") for path in sorted(RESULTS.glob(f"reacher_hard/{name}/seed*"))]
     if any(path.parent.name != "imag16" for path in lengths):
