@@ -132,7 +132,7 @@ class Dreamer(nn.Module):
             greedy: take the most likely action.
         """
         rssm, n = self.world_model.rssm, len(is_first)
-        with torch.inference_mode():  # a tenth faster than no_grad: hundreds of tiny operations
+        with torch.inference_mode():  # a tenth faster than no_grad: hundreds of tiny operations (benchmarks/notes.md)
             noise, embed = rssm.noise(n, generator=generator), self.world_model.embed(obs)
             latent, _ = rssm.observe_step(rssm.unpack(state), state["prev_action"], embed, is_first, noise)
             action = self.choose(latent.feat, generator, greedy).float()

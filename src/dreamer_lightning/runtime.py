@@ -53,7 +53,7 @@ def keep_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Give glibc's free pages back to the system; the next update takes its own again, which costs it half a second."""
+    """Give glibc's free pages back to the system; the next update takes its own again."""
     libc = _glibc()
     if libc:
         libc.malloc_trim(0)

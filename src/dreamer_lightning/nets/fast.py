@@ -23,7 +23,7 @@ def possible(rssm) -> bool:
 
 def precisely(scan: Callable[..., Latent | tuple[Latent, Tensor]]):
     """Run a scan in float32 also under autocast. Its products have few rows and wait for memory and launches, so that
-    fewer bits win little there; the step-by-step model launches three times as many kernels."""
+    fewer bits win little there; with the step-by-step model an update launches twice as many kernels."""
 
     @wraps(scan)
     def wrapped(rssm, latent: Latent, *inputs: Tensor):
