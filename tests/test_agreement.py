@@ -5,6 +5,7 @@ float32 modes differ by the order of sums alone, bf16-mixed by 8 bits of mantiss
 Two processes are in `test_ddp`.
 """
 
+import contextlib
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from lightning.fabric import Fabric
 
 import agreement
 from dreamer_lightning.nets.outputs import TwoHot
+from dreamer_lightning.ops import fused
 from dreamer_lightning.ops.scalars import symexp_bins
 
 FLOAT32 = {"loss": 1e-6, "losses": 5e-6, "latents": 1e-6, "grads": 2e-5}
@@ -40,9 +42,10 @@ def exact_matmul():
 
 
 def wanted(gradient: str) -> dict[str, torch.Tensor]:
-    """Eager float32 on the CPU, step by step."""
+    """Eager float32 on the CPU, step by step, every operation torch's."""
     dreamer = agreement.agent(gradient, steps=True)
-    return agreement.update(dreamer, dreamer)
+    with fused.eager():
+        return agreement.update(dreamer, dreamer)
 
 
 def mixed(gradient: str, accelerator: str) -> dict[str, torch.Tensor]:
@@ -54,10 +57,14 @@ def mixed(gradient: str, accelerator: str) -> dict[str, torch.Tensor]:
 
 
 @gradients
-def test_scans_agree_with_steps(gradient):
-    dreamer = agreement.agent(gradient)
-    assert dreamer.world_model.rssm.scannable
-    agreement.assert_within(agreement.update(dreamer, dreamer), wanted(gradient), **FLOAT32)
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("steps", [False, True])
+def test_scans_and_kernels_agree_with_steps(gradient, kernels, steps):
+    dreamer = agreement.agent(gradient, steps=steps)
+    assert dreamer.world_model.rssm.scannable != steps
+    with contextlib.nullcontext() if kernels else fused.eager():
+        found = agreement.update(dreamer, dreamer)
+    agreement.assert_within(found, wanted(gradient), **FLOAT32)
 
 
 @gradients

@@ -219,11 +219,10 @@ class ActorCritic(L.LightningModule):
         entropy = policy.entropy()
         gain = self.policy_gain(dream, policy, ret / ret_scale, (adv - adv_offset) / adv_scale)
         losses = {"policy": -weight * (gain + self.actent * entropy)}
-
         offset, scale = self.value_norm(ret, update)
         target = torch.nn.functional.pad((ret.detach() - offset) / scale, (0, 1))  # the last state's loss is cut off
-        loss = value.loss(target) + self.slowreg * value.loss(slow)
-        losses["value"] = weight * loss[:, :-1]
+        to_return, to_slow = value.losses(target, slow)
+        losses["value"] = weight * (to_return + self.slowreg * to_slow)[:, :-1]
         return losses, self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale), ret.detach()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
@@ -249,7 +248,8 @@ class ActorCritic(L.LightningModule):
         reward, live = records["reward"].float(), (1 - terminal) * self.discount
         ret = lambda_return(reward, live, boot, (1 - last) * self.replay_lam)
         offset, scale = self.value_norm(ret, update)
-        return (1 - last[:, :-1]) * (value.loss((ret - offset) / scale) + self.replay_slowreg * value.loss(slow)), ret
+        to_return, to_slow = value.losses((ret - offset) / scale, slow)
+        return (1 - last[:, :-1]) * (to_return + self.replay_slowreg * to_slow), ret
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n h+1 a"]:
         """Draws for the actions of ``n`` dreams."""

@@ -12,6 +12,7 @@ import torch
 
 from dreamer_lightning.cli import main
 from dreamer_lightning.errors import UserError
+from dreamer_lightning.ops import fused
 from dreamer_lightning.parity.record import Vectors
 from dreamer_lightning.parity.run import FILES, Report, run, run_file
 
@@ -30,6 +31,14 @@ def test_all_recorded_arrays_hold(report):
     assert [check for check in report.checks if not check.ok] == []
     assert report.code == 0
     assert len(report.checks) > 4000
+
+
+@pytest.mark.slow
+def test_all_recorded_arrays_hold_without_kernels():
+    with fused.eager():
+        found = run(DATA)
+    assert not found.problems
+    assert [check for check in found.checks if not check.ok] == []
 
 
 def test_table_names_group_quantity_error_tolerance_verdict(report):

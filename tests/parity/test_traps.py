@@ -18,7 +18,7 @@ from dreamer_lightning.nets.blocks import BlockLinear, RMSNorm, init_kernel
 from dreamer_lightning.nets.heads import PolicyHead
 from dreamer_lightning.nets.normalizers import PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.ops import onehot
+from dreamer_lightning.ops import fused, onehot
 from dreamer_lightning.ops.scalars import symlog, twohot_encode
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.parity import build
@@ -112,7 +112,8 @@ def test_trap_06_adam_instead_of_laprop(monkeypatch):
 def test_trap_07_layer_norm_or_another_eps(monkeypatch, forward):
     assert not wrong("nets", "rmsnorm", "mlp")
     monkeypatch.setattr(RMSNorm, "forward", forward)
-    assert {"rmsnorm/y", "mlp/y"} <= wrong("nets", "rmsnorm", "mlp")
+    with fused.eager():  # kernels pass the layer by
+        assert {"rmsnorm/y", "mlp/y"} <= wrong("nets", "rmsnorm", "mlp")
 
 
 def test_trap_08_fan_in_of_a_block(monkeypatch):

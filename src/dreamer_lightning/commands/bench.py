@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric import Fabric
 
 from dreamer_lightning.bench.baseline import Plan, time_torchrl
 from dreamer_lightning.bench.learner import (
@@ -36,6 +37,7 @@ from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.ops import fused, native
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Specs, UserError
 
@@ -105,7 +107,7 @@ def measure(
         "size": {key: getattr(options["size"], key) for key in ("deter", "hidden", "classes", "depth", "units")},
     }
     static = bool(options["cuda_graph"])
-    own = {**common, "system": "dreamer-lightning", "default": True, "mode": "cuda_graph" if static else "eager"}
+    own = {**common, "system": "dreamer-lightning", "default": True, "mode": mode(fabric, static)}
     own["params"] = sum(p.numel() for p in parts(dreamer))
     own |= progress("update", time_update, learner, repeats, static)
     own["peak_rss_mb"] = peak_ram() / 1e6
@@ -117,7 +119,8 @@ def measure(
         found = progress("torchrl's update", time_torchrl, plan, b, t, fabric.device, repeats)
         rows.append({**common, "system": "torchrl", "default": False, "dreams": [b * t, h], **found})
     if twin:
-        found = progress("twin's update", time_update, learner.stepwise(), repeats)
+        with fused.eager():
+            found = progress("twin's update", time_update, learner.stepwise(), repeats)
         rows.append({**common, "system": "dreamer-lightning", "default": False, "mode": "steps", **found})
     own |= progress("floor", time_floor, learner, min(5, repeats))
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))
@@ -180,6 +183,13 @@ def progress(what: str, measure: Callable[..., Any], *args: Any) -> Any:
     found = measure(*args)
     print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     return found
+
+
+def mode(fabric: Fabric, static: bool) -> str:
+    """How the update is run."""
+    if static:
+        return "cuda_graph"
+    return "kernels" if fabric.device.type == "cpu" and native.library() else "eager"
 
 
 def device_name(device: torch.device) -> str:

@@ -43,6 +43,7 @@ from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.evaluation.evaluator import Evaluator
+from dreamer_lightning.ops import native
 from dreamer_lightning.types import (
     IS_FIRST,
     IS_LAST,
@@ -90,6 +91,18 @@ def build_fabric(options: FabricOptions) -> Fabric:
         raise UserError(f"--fabric: {str(error).splitlines()[0]}") from error
     fabric.launch()
     return fabric
+
+
+def hardware(fabric: Fabric) -> str:
+    """What trains, in a line: device, precision, and on a CPU threads and whether the compiled kernels are in use."""
+    found = f"training on {fabric.device.type} in {fabric._precision.precision}"
+    if fabric.device.type != "cpu":
+        return found
+    threads, missing = torch.get_num_threads(), native.why_not()
+    found += f" with {threads} thread{'s' * (threads > 1)}"
+    return found + (
+        f", without compiled kernels, about 1.3 times slower: {missing}" if missing else ", compiled kernels"
+    )
 
 
 def probe(env: EnvFactory, seed: int) -> Specs:

@@ -24,6 +24,7 @@ from dreamer_lightning.commands.build import (
     build_replay,
     build_tracking,
     example_record,
+    hardware,
     play_randomly,
     probe,
 )
@@ -228,6 +229,7 @@ def fit(
         static_update=cuda_graph,
     )
     loop.update.sanity.skip = faults.update == "skip"
+    say(loop, hardware(devices))
     if found:
         restore(loop, found)
         say(loop, f"resumed at update {loop.clocks.update}")

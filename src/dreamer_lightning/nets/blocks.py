@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
 from dreamer_lightning.nets.norms import norm_layer as norm_layer
+from dreamer_lightning.ops import fused
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368
@@ -67,6 +68,13 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
     else:
         limit = sqrt(3.0) * std if kind == "glorot" else std
         weight.uniform_(-limit, limit)
+
+
+def normed(norm: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``act(norm(x))``; RMS norm and SiLU in one, where there is a kernel for it."""
+    if act is F.silu and isinstance(norm, RMSNorm) and fused.usable(x, norm.weight):
+        return fused.norm_silu(x, norm.weight, norm.eps)
+    return act(norm(x))
 
 
 class Linear(nn.Linear):
@@ -127,15 +135,17 @@ class BlockLinear(nn.Module):
         y = self.blocked(x, shared).transpose(0, 1)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def blocked(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+    def blocked(self, x: Tensor, shared: Tensor | None = None, biased: bool = True) -> Tensor:
         """The output before its blocks are joined, [blocks, *b flattened, out/blocks]: saves a copy where that does."""
         own = x.shape[-1] // self.blocks
         parts = x.reshape(-1, self.blocks, own).transpose(0, 1)  # [g n i], a view
         if shared is None:
-            return torch.bmm(parts, self.weight).add_(self.bias.view(self.blocks, 1, -1))  # faster than baddbmm
+            y = torch.bmm(parts, self.weight)
+            return y.add_(self.bias.view(self.blocks, 1, -1)) if biased else y  # faster than baddbmm
         # one wide product, instead of as many copies of the shared input as there are blocks
         kernel = self.weight[:, own:].transpose(0, 1).reshape(shared.shape[-1], self.out_features)
-        y = torch.addmm(self.bias, shared.reshape(-1, shared.shape[-1]), kernel)
+        rows = shared.reshape(-1, shared.shape[-1])
+        y = torch.addmm(self.bias, rows, kernel) if biased else rows @ kernel
         return torch.baddbmm(
             y.view(-1, self.blocks, self.weight.shape[-1]).transpose(0, 1), parts, self.weight[:, :own]
         )
@@ -263,5 +273,5 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = self.act(norm(linear(x)))
+            x = normed(norm, self.act, linear(x))
         return x

@@ -48,7 +48,7 @@ def observe(
     action_in = rssm.project_action(prev_action.transpose(0, 1) * keep)
     embed_in = torch.nn.functional.linear(embed.transpose(0, 1), first.weight[:, rssm.deter_dim :], first.bias)
     weights, shape = scan_weights(rssm)
-    scanned = ObserveScan.apply(*latent, action_in, embed_in, keep, noise.transpose(0, 1), shape, *weights)
+    scanned = ObserveScan.apply(*latent, action_in, embed_in, keep, noise.transpose(0, 1).contiguous(), shape, *weights)
     deter, stoch, logits = (x.transpose(0, 1) for x in scanned)
     return Latent(deter, stoch), logits.unflatten(-1, (rssm.stoch, rssm.classes))
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamer_lightning.ops import onehot
-from dreamer_lightning.ops.scalars import precise, symexp, symlog, twohot_decode, twohot_encode
+from dreamer_lightning.ops import fused, onehot
+from dreamer_lightning.ops.scalars import precise, symexp, symlog, twohot_encode
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -34,6 +34,10 @@ class Output(ABC):
     @abstractmethod
     def loss(self, target: Tensor) -> Float[Tensor, "*b"]:
         """The loss against a target, which takes no gradient."""
+
+    def losses(self, *targets: Tensor) -> Float[Tensor, " k *b"]:
+        """The losses against several targets; cheaper together for some outputs."""
+        return torch.stack([self.loss(target) for target in targets])
 
 
 class Distribution(Output):
@@ -63,21 +67,15 @@ class TwoHot(Output):
 
     def __init__(self, logits: Float[Tensor, "*b bins"], bins: Float[Tensor, " bins"]):
         self.logits, self.bins = precise(logits), bins
-        self._logp: Tensor | None = None
-
-    @property
-    def logp(self) -> Float[Tensor, "*b bins"]:
-        """Log-probabilities, computed once for the losses against several targets."""
-        if self._logp is None:  # by hand: a cached_property breaks the compiled graph
-            self._logp = torch.log_softmax(self.logits, -1)
-        return self._logp
 
     def pred(self) -> Float[Tensor, "*b"]:
-        return twohot_decode(torch.softmax(self.logits, -1), self.bins)
+        return fused.twohot_mean(self.logits, self.bins)
 
     def loss(self, target: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        index, weight = twohot_encode(target, self.bins)
-        return -(self.logp.gather(-1, index) * weight).sum(-1)
+        return self.losses(target)[0]
+
+    def losses(self, *targets: Float[Tensor, "*b"]) -> Float[Tensor, " k *b"]:
+        return fused.twohot_loss(self.logits, *twohot_encode(torch.stack(targets), self.bins))
 
 
 class SymlogTwoHot(TwoHot):
@@ -91,8 +89,8 @@ class SymlogTwoHot(TwoHot):
     def pred(self) -> Float[Tensor, "*b"]:
         return symexp(super().pred())
 
-    def loss(self, target: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return super().loss(symlog(target))
+    def losses(self, *targets: Float[Tensor, "*b"]) -> Float[Tensor, " k *b"]:
+        return super().losses(*(symlog(target) for target in targets))
 
 
 class Certain(Output):

@@ -20,10 +20,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from dreamer_lightning.nets import fast
-from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
+from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation, normed
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
-from dreamer_lightning.ops.scalars import tanh
+from dreamer_lightning.ops import fused
 from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
@@ -262,17 +262,16 @@ class BlockRSSM(RSSM):
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
 
     def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
-        """The recurrence: next ``deter`` from the latent and the projected action."""
+        """The recurrence: next ``deter`` from the latent and the projected action.
+
+        The gates r, c, u give ``deter' = deter + sigmoid(u - 1) (tanh(sigmoid(r) c) - deter)``.
+        """
         x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
         deter = latent.deter
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
-            deter, x = self.act(norm(layer(deter, x))), None  # at first, each block sees its own part and all of x
-        reset, cand, update = self.gates.blocked(deter, x).chunk(3, -1)  # [g n d/g] each
-        cand = tanh(torch.sigmoid(reset) * cand)
-        update = torch.sigmoid(update - 1)
-        old = latent.deter.reshape(-1, self.blocks, cand.shape[-1]).transpose(0, 1)
-        deter = torch.lerp(old, cand.to(old.dtype), update.to(old.dtype))
-        return deter.transpose(0, 1).reshape(latent.deter.shape)
+            deter, x = normed(norm, self.act, layer(deter, x)), None  # at first, each block sees its part and all of x
+        gates = self.gates.blocked(deter, x, biased=False)  # [g n 3d/g]
+        return fused.gru(gates, self.gates.bias, latent.deter.flatten(0, -2)).view(latent.deter.shape)
 
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
         """Project the action, scaled back to [-1, 1] without a gradient through the scale."""

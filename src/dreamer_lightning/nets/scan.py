@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dreamer_lightning.nets.precision import precise_backward
-from dreamer_lightning.ops import onehot
-from dreamer_lightning.ops.scalars import tanh
+from dreamer_lightning.nets.slopes import Draw, Gates, Norm
+from dreamer_lightning.ops import fused
 
 
 class Weights(NamedTuple):
@@ -66,27 +66,22 @@ class ObserveScan(torch.autograd.Function):
         own, shared = split_kernel(w.hidden, d // g)
         in_kernels = w.deter_in.t(), w.stoch_in.t()
         post, logit = w.post.t(), w.logits.t()
-        hidden_bias, gates_bias = w.hidden_bias, w.gates_bias.view(g, 1, -1)
         for t in range(steps):
             h = torch.mul(deter, keep[t], out=hm[t])
             s = torch.mul(stoch, keep[t], out=zm[t])
             pre_in[t, :, 0] = torch.addmm(w.deter_bias, h, in_kernels[0])
             pre_in[t, :, 1] = torch.addmm(w.stoch_bias, s, in_kernels[1])
-            x[t, :, : 2 * u] = norm_silu(pre_in[t], w.in_norm, shape.eps).view(b, 2 * u)
-            wide = torch.addmm(hidden_bias, x[t], shared, out=pre_hid[t]).view(b, g, -1)
+            x[t, :, : 2 * u] = fused.norm_silu(pre_in[t], w.in_norm, shape.eps).view(b, 2 * u)
+            wide = torch.addmm(w.hidden_bias, x[t], shared, out=pre_hid[t]).view(b, g, -1)
             wide += torch.bmm(h.view(b, g, -1).transpose(0, 1), own).transpose(0, 1)
-            y = norm_silu(pre_hid[t], w.hidden_norm, shape.eps)
-            torch.baddbmm(gates_bias, y.view(b, g, -1).transpose(0, 1), w.gates, out=gates[t])
-            reset, cand, update = gates[t].chunk(3, -1)
-            cand = tanh(torch.sigmoid(reset) * cand)
-            old = h.view(b, g, -1).transpose(0, 1)
-            deter = deters[t]
-            deter.view(b, g, -1).transpose(0, 1).copy_(torch.lerp(old, cand, torch.sigmoid(update - 1)))
+            y = fused.norm_silu(pre_hid[t], w.hidden_norm, shape.eps)
+            torch.bmm(y.view(b, g, -1).transpose(0, 1), w.gates, out=gates[t])
+            deter = fused.gru(gates[t], w.gates_bias, h)
+            deters[t] = deter
             torch.addmm(embed_in[t], deter, post, out=pre_post[t])
-            torch.addmm(w.logits_bias, norm_silu(pre_post[t], w.post_norm, shape.eps), logit, out=logits[t])
-            probs = onehot.mixed_probs(logits[t].view(b, shape.stoch, shape.classes), shape.unimix)
-            stoch = stochs[t]
-            stoch.view(b, shape.stoch, shape.classes).copy_(onehot.draw(probs, noise[t]))
+            torch.addmm(w.logits_bias, fused.norm_silu(pre_post[t], w.post_norm, shape.eps), logit, out=logits[t])
+            stoch = fused.draw(logits[t].view(b, shape.stoch, shape.classes), noise[t], shape.unimix).view(b, z)
+            stochs[t] = stoch
         ctx.shape = shape
         ctx.save_for_backward(hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights)
         return deters, stochs, logits
@@ -100,11 +95,12 @@ class ObserveScan(torch.autograd.Function):
         g, u = shape.blocks, pre_in.shape[-1]
         core = CoreBackward(w, shape, hm, pre_in, pre_hid, gates)
         of_post = Norm(pre_post, w.post_norm, shape.eps)
-        probs = onehot.softmax(logits.view(steps, b, shape.stoch, shape.classes))
-        d_logits, d_out, d_post = grad_logits.clone(), torch.empty_like(pre_post), torch.empty_like(pre_post)
+        grad_stoch, d_logits = grad_stoch.contiguous(), grad_logits.clone(memory_format=torch.contiguous_format)
+        d_out, d_post = torch.empty_like(pre_post), torch.empty_like(pre_post)
+        of_draw = Draw(logits.view(steps, b, shape.stoch, shape.classes), shape.unimix)
         d_deter, d_stoch = torch.zeros_like(hm[0]), torch.zeros_like(zm[0])
         for t in range(steps - 1, -1, -1):
-            d_logits[t] += straight_through(grad_stoch[t] + d_stoch, probs[t], shape.unimix)
+            of_draw.backward(t, grad_stoch[t], d_stoch, d_logits[t])
             torch.mm(d_logits[t], w.logits, out=d_out[t])
             of_post.backward(t, d_out[t], d_post[t])
             d_deter, d_stoch = core.step(t, torch.addmm(grad_deter[t], d_post[t], w.post).add_(d_deter))
@@ -146,32 +142,30 @@ class CoreBackward:
         old: ``deter`` that enters each step [t b d].
         pre_in: projections of deter and stoch before their norms [t b 2 u].
         pre_hid: hidden layer before its norm [t b d].
-        gates: [t g b 3d/g].
+        gates: before their bias [t g b 3d/g].
     """
 
     def __init__(self, w: Weights, shape: Shape, old: Tensor, pre_in: Tensor, pre_hid: Tensor, gates: Tensor):
         self.w, self.blocks, self.units = w, shape.blocks, pre_in.shape[-1]
         self.of_in, self.of_hid = Norm(pre_in, w.in_norm, shape.eps), Norm(pre_hid, w.hidden_norm, shape.eps)
-        self.to_gates, self.to_old = gate_slopes(gates, old)
         own, shared = split_kernel(w.hidden, old.shape[-1] // shape.blocks)
         self.own, self.shared, self.gate_kernel = own.transpose(1, 2), shared.t(), w.gates.transpose(1, 2)
+        self.of_gates = Gates(gates, w.gates_bias, old)
         self.d_gates, self.d_y, self.d_hid = torch.empty_like(gates), torch.empty_like(old), torch.empty_like(old)
         self.d_x, self.d_in = old.new_empty(*old.shape[:2], shared.shape[0]), torch.empty_like(pre_in)
 
     def step(self, t: int, dh: Tensor) -> tuple[Tensor, Tensor]:
         """From the gradient of the next ``deter`` [b d] to those of ``deter`` and ``stoch`` before step ``t``."""
-        b, d = dh.shape
-        g, u = self.blocks, self.units
+        b, g, u = dh.shape[0], self.blocks, self.units
         d_hid, d_in = self.d_hid[t], self.d_in[t]
-        dh_blocks = dh.view(b, g, -1).transpose(0, 1)
-        torch.mul(dh_blocks.unsqueeze(2), self.to_gates[t], out=self.d_gates[t].view(g, b, 3, -1))
+        d_old = self.of_gates.backward(t, dh, self.d_gates[t])
         self.d_y[t].view(b, g, -1).transpose(0, 1).copy_(torch.bmm(self.d_gates[t], self.gate_kernel))
         self.of_hid.backward(t, self.d_y[t], d_hid)
         torch.mm(d_hid, self.shared, out=self.d_x[t])
-        self.of_in.backward(t, self.d_x[t, :, : 2 * u].reshape(b, 2, u), d_in)
-        d_old = torch.baddbmm(dh_blocks * self.to_old[t], d_hid.view(b, g, -1).transpose(0, 1), self.own)
-        d_old = torch.addmm(d_old.transpose(0, 1).reshape(b, d), d_in[:, 0], self.w.deter_in)
-        return d_old, torch.mm(d_in[:, 1], self.w.stoch_in)
+        self.of_in.backward(t, self.d_x[t, :, : 2 * u].reshape(b, 2, u).contiguous(), d_in)
+        d_own = torch.bmm(d_hid.view(b, g, -1).transpose(0, 1), self.own)
+        d_old.view(b, g, -1).transpose(0, 1).add_(d_own)
+        return d_old.addmm_(d_in[:, 0], self.w.deter_in), torch.mm(d_in[:, 1], self.w.stoch_in)
 
 
 class Retrace(torch.autograd.Function):
@@ -196,12 +190,12 @@ class Retrace(torch.autograd.Function):
         old, g = deters[:-1], shape.blocks
         projected = (old @ w.deter_in.t() + w.deter_bias, stochs[:-1] @ w.stoch_in.t() + w.stoch_bias)
         pre_in = torch.stack(projected, 2)
-        x = torch.cat([norm_silu(pre_in, w.in_norm, shape.eps).flatten(2), action_in], -1)
+        x = torch.cat([fused.norm_silu(pre_in, w.in_norm, shape.eps).flatten(2), action_in], -1)
         own, shared = split_kernel(w.hidden, old.shape[-1] // g)
         own_part = torch.bmm(old.reshape(steps * n, g, -1).transpose(0, 1), own).transpose(0, 1).reshape(steps, n, -1)
         pre_hid = x @ shared + w.hidden_bias + own_part
-        y = norm_silu(pre_hid, w.hidden_norm, shape.eps).view(steps * n, g, -1).transpose(0, 1)
-        gates = torch.bmm(y, w.gates).add_(w.gates_bias.view(g, 1, -1)).view(g, steps, n, -1).transpose(0, 1)
+        y = fused.norm_silu(pre_hid, w.hidden_norm, shape.eps).view(steps * n, g, -1).transpose(0, 1)
+        gates = torch.bmm(y, w.gates).view(g, steps, n, -1).transpose(0, 1)
         core = CoreBackward(w, shape, old, pre_in, pre_hid, gates.contiguous())
         hidden, kernels, norms = deters[1:], [], []
         for i in range(ctx.layers):
@@ -210,10 +204,13 @@ class Retrace(torch.autograd.Function):
             kernels.append(kernel)
             hidden = norms[-1].output()
         logits = (hidden @ prior[-2].t() + prior[-1]).view(steps, n, shape.stoch, shape.classes)
-        probs = onehot.softmax(logits)
+        of_draw = Draw(logits, shape.unimix)
         d_deter, d_stoch = torch.zeros_like(deters[0]), torch.zeros_like(stochs[0])
+        grad_stoch = grad_stoch.contiguous()
         for t in range(steps - 1, -1, -1):
-            grad = straight_through(grad_stoch[t + 1] + d_stoch, probs[t], shape.unimix) @ prior[-2]
+            grad = torch.zeros_like(d_stoch)
+            of_draw.backward(t, grad_stoch[t + 1], d_stoch, grad)
+            grad = grad @ prior[-2]
             for kernel, norm in zip(reversed(kernels), reversed(norms), strict=True):
                 below = torch.empty_like(grad)
                 norm.backward(t, grad, below)
@@ -222,67 +219,7 @@ class Retrace(torch.autograd.Function):
         return None, None, core.d_x[:, :, 2 * core.units :], None, None, *(None for _ in weights)
 
 
-def straight_through(grad: Tensor, probs: Tensor, unimix: float) -> Tensor:
-    """Gradient of the logits [b z] from that of a straight-through sample [b z]; ``probs`` [b s c] without the mix."""
-    grad = grad.view_as(probs)
-    along = (grad * probs).sum(-1, keepdim=True)
-    return ((grad - along) * probs).mul_(1 - unimix).flatten(1)
-
-
-class Norm:
-    """RMS norm and SiLU of all steps at once: what their backward needs, and the backward of one step.
-
-    Args:
-        pre: inputs of the norm, [t, ..., features].
-        weight: the norm's scale, [..., features].
-        eps: of the norm.
-    """
-
-    def __init__(self, pre: Tensor, weight: Tensor, eps: float):
-        self.inverse = inverse_rms(pre, eps)
-        self.normed = pre * self.inverse
-        self.weight = weight
-        self.before_silu = self.normed * weight
-        sigmoid = torch.sigmoid(self.before_silu)
-        self.slope = sigmoid * (1 + self.before_silu * (1 - sigmoid))
-        self.to_normed = self.slope * weight
-        self.mean_normed = self.normed / pre.shape[-1]
-
-    def backward(self, t: int, grad: Tensor, out: Tensor) -> None:
-        """From the gradient of step ``t``'s output to that of the norm's input."""
-        grad = grad * self.to_normed[t]
-        along = (grad * self.mean_normed[t]).sum(-1, keepdim=True)
-        torch.mul(torch.addcmul(grad, self.normed[t], along, value=-1), self.inverse[t], out=out)
-
-    def weight_grad(self, grad: Tensor) -> Tensor:
-        """Gradient of the scale, from the gradients of all outputs."""
-        return (grad * self.slope * self.normed).sum((0, 1))
-
-    def output(self) -> Tensor:
-        return torch.nn.functional.silu(self.before_silu)
-
-
-def inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-
-
-def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return torch.nn.functional.silu((x * inverse_rms(x, eps)).mul_(weight), inplace=True)
-
-
 def split_kernel(hidden: Tensor, own: int) -> tuple[Tensor, Tensor]:
     """The hidden layer's kernel as the blocks' own part [g, own, out] and the shared part [rest, g*out]."""
     shared = hidden[:, own:].transpose(0, 1).reshape(hidden.shape[1] - own, -1)
     return hidden[:, :own].contiguous(), shared
-
-
-def gate_slopes(gates: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives of the next ``deter`` by reset, cand and update gate [t, g, b, 3, d/g], and by the old ``deter``."""
-    steps, g, b, _ = gates.shape
-    reset, cand, update = gates.chunk(3, -1)
-    reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
-    new = tanh(reset * cand)
-    old = old.view(steps, b, g, -1).transpose(1, 2)
-    by_new = update * (1 - new.square())
-    slopes = torch.stack([by_new * cand * reset * (1 - reset), by_new * reset, (new - old) * update * (1 - update)], -2)
-    return slopes, 1 - update

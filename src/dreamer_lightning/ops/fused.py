@@ -1,0 +1,238 @@
+"""Chains of element-wise operations as one each: on a CPU by `kernels.c`, elsewhere by their twins in torch.
+
+An update from 1024 states spends as long in such chains as in matrix products if each link passes through memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dreamer_lightning.ops import native, onehot
+from dreamer_lightning.ops.scalars import tanh, twohot_decode
+
+PLAIN = (Tensor, torch.nn.Parameter)  # not a fake or functional one, whose memory is elsewhere
+PARTS = 16  # sums into which a reduction over rows is cut: fixed, so that the result does not depend on threads
+
+_off = False
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """The twins in torch, inside."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels can take these: float32 in a CPU's memory, no compiler at work."""
+    if torch.compiler.is_compiling() or _off or native.library() is None:
+        return False
+    return all(x.dtype == torch.float32 and x.device.type == "cpu" and type(x) in PLAIN for x in tensors)
+
+
+def call(name: str, *args: Tensor | int | float) -> None:
+    """A kernel on contiguous tensors and numbers."""
+    assert all(x.is_contiguous() for x in args if isinstance(x, Tensor)), name
+    getattr(native.library(), name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in args))
+
+
+def differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+# RMS norm and SiLU.
+
+
+def norm_silu(x: Float[Tensor, "*b d"], weight: Float[Tensor, "*m d"], eps: float) -> Float[Tensor, "*b d"]:
+    """``silu(x / sqrt(mean(x^2) + eps) * weight)``; the weight may have more dimensions of x than the last."""
+    if not usable(x, weight):
+        return norm_silu_in_torch(x, weight, eps)
+    x, weight = x.contiguous(), weight.contiguous()
+    return NormSilu.apply(x, weight, eps) if differentiated(x, weight) else NormSilu.run(x, weight, eps)
+
+
+def norm_silu_in_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if weight.ndim == 1:
+        return F.silu(F.rms_norm(x, weight.shape, weight, eps))
+    return F.silu(F.rms_norm(x, x.shape[-1:], None, eps) * weight)
+
+
+class NormSilu(torch.autograd.Function):
+    @staticmethod
+    def run(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out, (rows, d) = torch.empty_like(x), NormSilu.sizes(x, weight)
+        call("norm_silu", out, x, weight, rows, weight.numel() // d, d, eps)
+        return out
+
+    @staticmethod
+    def sizes(x: Tensor, weight: Tensor) -> tuple[int, int]:
+        return x.numel() // weight.numel(), x.shape[-1]
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight)
+        return NormSilu.run(x, weight, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x, weight), grad = ctx.saved_tensors, grad.contiguous()
+        by_x = by_weight = None
+        if ctx.needs_input_grad[0]:
+            by_x = torch.empty_like(x)
+            norm_silu_input(by_x, grad, x, weight, ctx.eps)
+        if ctx.needs_input_grad[1]:
+            by_weight = norm_silu_weight(grad, x, weight, ctx.eps)
+        return by_x, by_weight, None
+
+
+def norm_silu_input(out: Tensor, grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
+    """The gradient by ``x``, into ``out``, of contiguous tensors."""
+    rows, d = NormSilu.sizes(x, weight)
+    call("norm_silu_backward", out, grad, x, weight, rows, weight.numel() // d, d, eps)
+
+
+def norm_silu_weight(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The gradient by the weight alone, of contiguous tensors."""
+    sums, (rows, d) = x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
+    call("norm_silu_weight", sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
+    return sums.sum(0)
+
+
+# The gates of the block GRU.
+
+
+def gru(
+    gates: Float[Tensor, "g n k3"], bias: Float[Tensor, " gk3"], old: Float[Tensor, "n gk"]
+) -> Float[Tensor, "n gk"]:
+    """The next state ``old + sigmoid(u - 1) (tanh(sigmoid(r) c) - old)``, from r, c, u side by side in each block."""
+    if not usable(gates, bias, old):
+        return gru_in_torch(gates, bias, old)
+    gates, bias, old = gates.contiguous(), bias.contiguous(), old.contiguous()
+    return GRU.apply(gates, bias, old) if differentiated(gates, bias, old) else GRU.run(gates, bias, old)
+
+
+def gru_in_torch(gates: Tensor, bias: Tensor, old: Tensor) -> Tensor:
+    g, n, k = gates.shape[0], gates.shape[1], gates.shape[2] // 3
+    reset, cand, update = (gates + bias.view(g, 1, -1)).chunk(3, -1)
+    cand, update = tanh(torch.sigmoid(reset) * cand), torch.sigmoid(update - 1)
+    blocks = old.reshape(n, g, k).transpose(0, 1)
+    return torch.lerp(blocks, cand.to(old.dtype), update.to(old.dtype)).transpose(0, 1).reshape(n, g * k)
+
+
+class GRU(torch.autograd.Function):
+    @staticmethod
+    def run(gates: Tensor, bias: Tensor, old: Tensor) -> Tensor:
+        out = torch.empty_like(old)
+        call("gru", out, gates, bias, old, gates.shape[0], gates.shape[1], gates.shape[2] // 3)
+        return out
+
+    @staticmethod
+    def forward(ctx, gates, bias, old):
+        ctx.save_for_backward(gates, bias, old)
+        return GRU.run(gates, bias, old)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        gates, bias, old = ctx.saved_tensors
+        by_gates, by_old = torch.empty_like(gates), torch.empty_like(old)
+        gru_input(by_gates, by_old, grad.contiguous(), gates, bias, old)
+        return by_gates, by_gates.sum(1).flatten() if ctx.needs_input_grad[1] else None, by_old
+
+
+def gru_input(by_gates: Tensor, by_old: Tensor, grad: Tensor, gates: Tensor, bias: Tensor, old: Tensor) -> None:
+    """Gradients by gates and old state, into the first two, of contiguous tensors."""
+    call("gru_backward", by_gates, by_old, grad, gates, bias, old, gates.shape[0], gates.shape[1], gates.shape[2] // 3)
+
+
+# One-hot draws.
+
+
+def draw(logits: Float[Tensor, "*b c"], noise: Float[Tensor, "*b"], unimix: float) -> Float[Tensor, "*b c"]:
+    """A one-hot draw without a gradient: ``onehot.draw`` of ``onehot.mixed_probs``."""
+    if not usable(logits, noise):  # class indices instead of uniform noise go this way too
+        return onehot.draw(onehot.mixed_probs(logits, unimix), noise)
+    logits, noise = logits.contiguous(), noise.contiguous()
+    out = torch.empty_like(logits)
+    call("draw", out, logits, noise, noise.numel(), logits.shape[-1], unimix)
+    return out
+
+
+def straight_through(out: Tensor, grad: Tensor, more: Tensor, logits: Tensor, unimix: float) -> None:
+    """Add to ``out`` the gradient of a straight-through draw by its logits [*b c], from ``grad + more``."""
+    classes = logits.shape[-1]
+    call("straight_through", out, grad, more, logits, logits.numel() // classes, classes, unimix)
+
+
+# Two-hot predictions.
+
+
+def twohot_mean(logits: Float[Tensor, "*b c"], bins: Float[Tensor, " c"]) -> Float[Tensor, "*b"]:
+    """The expectation of symmetric bins under ``softmax(logits)``."""
+    if not usable(logits, bins):
+        return twohot_decode(torch.softmax(logits, -1), bins)
+    logits = logits.contiguous()
+    return TwoHotMean.apply(logits, bins) if differentiated(logits) else TwoHotMean.run(logits, bins)
+
+
+class TwoHotMean(torch.autograd.Function):
+    @staticmethod
+    def run(logits: Tensor, bins: Tensor) -> Tensor:
+        out = logits.new_empty(logits.shape[:-1])
+        call("twohot_mean", out, logits, bins, out.numel(), logits.shape[-1])
+        return out
+
+    @staticmethod
+    def forward(ctx, logits, bins):
+        out = TwoHotMean.run(logits, bins)
+        ctx.save_for_backward(logits, bins, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        logits, bins, mean = ctx.saved_tensors
+        by_logits = torch.empty_like(logits)
+        call("twohot_mean_backward", by_logits, grad.contiguous(), logits, bins, mean, mean.numel(), logits.shape[-1])
+        return by_logits, None
+
+
+def twohot_loss(
+    logits: Float[Tensor, "*b c"], index: Int[Tensor, "k *b 2"], weight: Float[Tensor, "k *b 2"]
+) -> Float[Tensor, " k *b"]:
+    """Cross-entropies of ``softmax(logits)`` with ``k`` two-hot targets."""
+    if not usable(logits, weight):
+        logp = torch.log_softmax(logits, -1).expand(len(index), *logits.shape)
+        return -(logp.gather(-1, index) * weight).sum(-1)
+    logits = logits.contiguous()
+    return TwoHotLoss.apply(logits, index.contiguous(), weight.contiguous())
+
+
+class TwoHotLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, index, weight):
+        ctx.save_for_backward(logits, index, weight)
+        out = weight.new_empty(weight.shape[:-1])
+        call("twohot_loss", out, logits, index, weight, len(index), out[0].numel(), logits.shape[-1])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        logits, index, weight = ctx.saved_tensors
+        by_logits, sizes = torch.empty_like(logits), (len(index), logits.shape[:-1].numel(), logits.shape[-1])
+        call("twohot_loss_backward", by_logits, grad.contiguous(), logits, index, weight, *sizes)
+        return by_logits, None, None
