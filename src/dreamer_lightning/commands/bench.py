@@ -114,7 +114,8 @@ def measure(
     if fabric.device.type == "cuda":
         own["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
     rows = [own]
-    if baseline == "torchrl":  # right after ours, so that both see the same machine
+    own |= progress("floor", time_floor, learner, min(5, repeats))  # at once: the same machine for both
+    if baseline == "torchrl":
         plan = Plan(specs, options["size"], h)
         found = progress("torchrl's update", time_torchrl, plan, b, t, fabric.device, repeats)
         rows.append({**common, "system": "torchrl", "default": False, "dreams": [b * t, h], **found})
@@ -122,7 +123,6 @@ def measure(
         with fused.eager():
             found = progress("twin's update", time_update, learner.stepwise(), repeats)
         rows.append({**common, "system": "dreamer-lightning", "default": False, "mode": "steps", **found})
-    own |= progress("floor", time_floor, learner, min(5, repeats))
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))
     own |= progress("dreams", time_dreams, learner, repeats)
     own |= progress("acting", time_acting, learner, repeats)
