@@ -18,7 +18,15 @@ CPU = torch.device("cpu")
 MODE = "kernels" if native.library() else "eager"
 WALKER = Specs({"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}, {"action": Space((6,))})
 FIELDS = {  # what the project's tables are made of
-    *("update_ms", "floor_ms", "update_floor_ratio", "gflop", "peak_rate_floor_ms", "imagined_steps_per_s"),
+    *(
+        "update_ms",
+        "floor_ms",
+        "floor_stretches_ms",
+        "update_floor_ratio",
+        "gflop",
+        "peak_rate_floor_ms",
+        "imagined_steps_per_s",
+    ),
     *("decoded_frames_per_s", "act_ms_1", "act_ms_8", "replay_sample_ms", "env_steps_per_s", "loop_env_steps_per_s"),
     *("update_share", "peak_rss_mb", "compile_s", "params", "device", "precision", "mode"),
 }

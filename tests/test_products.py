@@ -52,6 +52,8 @@ def test_who_gets_the_whole_product():
     assert not products.stretches_pay(x[0], layer.weight)
     assert not products.stretches_pay(x.double(), layer.weight.double())
     assert not products.stretches_pay(x.to("meta"), layer.weight)
+    with products.whole():
+        assert not products.stretches_pay(x, layer.weight)
     assert Linear(6, 5, bias=False)(x).shape == (30, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16

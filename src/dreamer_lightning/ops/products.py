@@ -6,6 +6,7 @@ a two-hot head 0.5 (benchmarks/notes.md).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -16,6 +17,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MANY, STRETCH = 4096, 1024  # rows from which it pays; rows of a stretch
+
+
+_whole = False
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Every product in one piece, inside."""
+    global _whole
+    before, _whole = _whole, True
+    try:
+        yield
+    finally:
+        _whole = before
 
 
 def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> Tensor:
@@ -29,6 +44,7 @@ def stretches_pay(x: Tensor, weight: Tensor) -> bool:
     """Whether this is a float32 product of many rows on a CPU, and nobody watches or changes it."""
     return (
         not torch.compiler.is_compiling()
+        and not _whole
         and x.ndim > 1
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
