@@ -100,6 +100,7 @@ class StaticUpdate(Update):
     def __post_init__(self) -> None:
         self.batch: TensorDictBase | None = None
         self.graph: Any = None
+        self.side: Any = None  # stream
         self.outputs: tuple[dict[str, Tensor], Metrics]
         self.calls = 0
         self.pending: tuple[Tensor, dict[str, Tensor], Any] | None = None
@@ -116,15 +117,29 @@ class StaticUpdate(Update):
 
     def fill(self, batch: TensorDictBase) -> None:
         """Copy a batch and fresh noise into the buffers."""
-        b, t = batch[IS_FIRST].shape
+        batch, (b, t) = self.to_device(batch), batch[IS_FIRST].shape
         noise = self.dreamer.noise(b, t - 1, self.generator)
         if self.batch is None:
-            self.batch, self.noise = batch.to(self.fabric.device).clone(), Noise(*(x.clone() for x in noise))
+            self.batch, self.noise = batch.clone(), Noise(*(x.clone() for x in noise))
             return
         for key, value in batch.items(True, True):
-            self.batch[key].copy_(value, non_blocking=True)
+            self.batch[key].copy_(value)
         for old, new in zip(self.noise, noise, strict=True):
             old.copy_(new)
+
+    def to_device(self, batch: TensorDictBase) -> TensorDictBase:
+        """The batch on the device; a GPU copies it on a stream of its own, beside the step that still runs there."""
+        device = self.fabric.device
+        if device.type != "cuda":
+            return batch.to(device)
+        self.side = self.side or torch.cuda.Stream(device)
+        with torch.cuda.stream(self.side):
+            moved = batch.to(device, non_blocking=True)  # from pinned memory
+        waiting = torch.cuda.current_stream(device)
+        waiting.wait_stream(self.side)
+        for value in moved.values(True, True):  # its memory is not given out again before the waiting stream is done
+            value.record_stream(waiting)
+        return moved
 
     def run(self) -> tuple[dict[str, Tensor], Metrics]:
         """The step on the buffers; from the fourth on a CUDA device, the captured one."""

@@ -138,7 +138,7 @@ def replay_row(options: dict[str, Any], specs: Specs, learner: Learner, repeats:
     """Times of a replay filled with random records."""
     num_envs, (b, t) = options["num_envs"], (options["batch_size"], options["batch_length"])
     with tempfile.TemporaryDirectory() as folder:
-        replay = build_replay(options["replay"], Path(folder), b, t, num_envs, options["seed"])
+        replay = build_replay(options["replay"], Path(folder), b, t, num_envs, options["seed"], learner.device)
         records = random_batch(specs, learner.dreamer, num_envs, max(250, t + 1))
         replay.allocate(records.reshape(-1)[:1])
         held = min(steps, int(FILL_BYTES / replay.bytes_per_step), replay.slots * num_envs)

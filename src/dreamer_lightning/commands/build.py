@@ -140,7 +140,13 @@ def build_collector(
 
 
 def build_replay(
-    options: ReplayOptions, folder: Path, batch_size: int, batch_length: int, num_envs: int, seed: int
+    options: ReplayOptions,
+    folder: Path,
+    batch_size: int,
+    batch_length: int,
+    num_envs: int,
+    seed: int,
+    device: torch.device,
 ) -> Replay:
     """This rank's records; a context step comes before each sequence.
 
@@ -151,6 +157,7 @@ def build_replay(
         batch_length: trained steps of each.
         num_envs: streams.
         seed: of the sampler.
+        device: where batches go; for a GPU they lie in page-locked memory, which it copies by itself.
     """
     kind = partial(EpisodeReplay, prioritize_ends=options.prioritize_ends) if options.episodes else Replay
     return kind(
@@ -162,6 +169,7 @@ def build_replay(
         seed=seed,
         online=options.online,
         deter_dtype=options.deter,
+        pin_memory=device.type == "cuda",
         storage=options.storage,
         folder=folder if options.storage == "memmap" else None,
         latents=options.latents,

@@ -187,7 +187,8 @@ def fit(
         check_capture(devices, optim)
 
     shard = folder / "memmap" / f"rank-{rank}"
-    records = build_replay(replay, shard, batch_size // world, batch_length, num_envs, seed * world + rank)
+    sequences, own_seed = batch_size // world, seed * world + rank
+    records = build_replay(replay, shard, sequences, batch_length, num_envs, own_seed, devices.device)
     batch_steps = batch_size * batch_length
     schedule = Schedule(
         train_ratio=train_ratio,
