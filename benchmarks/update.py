@@ -1,39 +1,76 @@
-"""Times one update of size1m on walker's vectors, batch 16x64, 15 dreamed steps: median of 7 after 2.
+"""Times one update of size1m on walker's vectors, batch 16x64, 15 dreamed steps: median of 7 after 5.
 
-OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last]
+    OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare]
+
+With ``--compare`` updates take turns: with the compiled kernels and products in stretches, and without either.
 """
 
+import argparse
+import contextlib
 import statistics
-import sys
 import time
 
 import torch
 
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.ops import fused, products
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.world_model import WorldModel
 
-keep_memory()
-torch.manual_seed(0)
-obs = {"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}
-specs = Specs(obs, {"action": Space((6,))})
-model = WorldModel(specs)
-agent = Dreamer(model, ActorCritic(specs, model.feat_dim, imag_last=int(sys.argv[1]) if len(sys.argv) > 1 else 0))
-optimizer = LaProp([p for p in agent.parameters() if p.requires_grad])
-b, t = 16, 65
-none = torch.zeros(b, t, dtype=torch.bool)
-batch = {"obs": {name: torch.randn(b, t, *space.shape) for name, space in obs.items()}}
-batch |= {"prev_action": torch.randn(b, t, 6), "reward": torch.rand(b, t), "is_last": none, "is_terminal": none}
-batch |= {"is_first": torch.rand(b, t) < 0.01, "latent": model.rssm.pack(model.rssm.initial(b, t))}
-times = []
-for _ in range(9):
-    start = time.perf_counter()
-    agent(batch).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    agent.actor_critic.update_slow_critic()
-    times.append(time.perf_counter() - start)
-print(f"{statistics.median(times[2:]):.3f} s an update, {torch.get_num_threads()} threads")
+
+def build(imag_last: int):
+    """An update as a function, on one fixed batch of random records."""
+    torch.manual_seed(0)
+    obs = {"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}
+    specs = Specs(obs, {"action": Space((6,))})
+    model = WorldModel(specs)
+    agent = Dreamer(model, ActorCritic(specs, model.feat_dim, imag_last=imag_last))
+    optimizer = LaProp([p for p in agent.parameters() if p.requires_grad])
+    b, t = 16, 65
+    none = torch.zeros(b, t, dtype=torch.bool)
+    batch = {"obs": {name: torch.randn(b, t, *space.shape) for name, space in obs.items()}}
+    batch |= {"prev_action": torch.randn(b, t, 6), "reward": torch.rand(b, t), "is_last": none, "is_terminal": none}
+    batch |= {"is_first": torch.rand(b, t) < 0.01, "latent": model.rssm.pack(model.rssm.initial(b, t))}
+
+    def update() -> None:
+        agent(batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        agent.actor_critic.update_slow_critic()
+
+    return update
+
+
+def clock(update, plain: bool) -> float:
+    """Seconds of one update; ``plain`` leaves everything to torch."""
+    with contextlib.ExitStack() as stack:
+        if plain:
+            stack.enter_context(fused.eager())
+            stack.enter_context(products.whole())
+        start = time.perf_counter()
+        update()
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("imag_last", nargs="?", type=int, default=0)
+    parser.add_argument("--compare", action="store_true")
+    given = parser.parse_args()
+    keep_memory()
+    update, threads = build(given.imag_last), torch.get_num_threads()
+    modes = [False, True] if given.compare else [False]
+    times = [[clock(update, plain) for plain in modes] for _ in range(12)][5:]
+    print(f"{statistics.median(row[0] for row in times):.3f} s an update, {threads} threads")
+    if given.compare:
+        ratio = statistics.median(row[0] / row[1] for row in times)
+        print(
+            f"{statistics.median(row[1] for row in times):.3f} s by torch alone; with kernels {ratio:.2f} of the time"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Times the compiled kernels against their twins in torch, in turns: medians in microseconds, value and gradient.
+
+OMP_NUM_THREADS=1 python benchmarks/kernels.py
+"""
+
+import contextlib
+import statistics
+import time
+
+import torch
+
+from dreamer_lightning.ops import fused, native, products
+from dreamer_lightning.ops.scalars import symexp_bins, twohot_encode
+from dreamer_lightning.runtime import keep_memory
+
+
+def clock(function, inputs, plain: bool, inner: int) -> float:
+    """Microseconds of a call and, where an input learns, its backward."""
+    with fused.eager() if plain else contextlib.nullcontext(), products.whole() if plain else contextlib.nullcontext():
+        start = time.perf_counter()
+        for _ in range(inner):
+            out = function(*inputs)
+            if out.requires_grad:
+                out.backward(torch.ones_like(out))
+        return 1e6 * (time.perf_counter() - start) / inner
+
+
+def row(name: str, function, *inputs: torch.Tensor) -> None:
+    clock(function, inputs, False, 2)
+    inner = max(1, int(2e4 / clock(function, inputs, True, 2)))
+    times = [[clock(function, inputs, plain, inner) for plain in (False, True)] for _ in range(7)]
+    kernel, plain = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"| {name} | {plain:,.0f} | {kernel:,.0f} | {kernel / plain:.2f} |", flush=True)
+
+
+def main() -> None:
+    keep_memory()
+    print(f"{torch.get_num_threads()} threads; {native.why_not() or 'compiled'}")
+    print("| | torch, us | here, us | ratio |\n|---|--:|--:|--:|")
+    draw = lambda *shape: torch.randn(*shape, requires_grad=True)  # noqa: E731
+    bins = symexp_bins(255)
+    for n in (16, 1024):
+        row(
+            f"norm and SiLU [{n} 512], forward and backward",
+            lambda x, w: fused.norm_silu(x, w, 1e-4),
+            draw(n, 512),
+            draw(512),
+        )
+        row(
+            f"gates [8 {n} 192], forward", fused.gru, *(x.detach() for x in (draw(8, n, 192), draw(1536), draw(n, 512)))
+        )
+        row(f"gates [8 {n} 192], forward and backward", fused.gru, draw(8, n, 192), draw(1536), draw(n, 512))
+        noise = torch.rand(n, 32)
+        row(f"draws [{n} 32 4]", lambda x, noise=noise: fused.draw(x, noise, 0.01), draw(n, 32, 4).detach())
+    rows = 16384
+    index, weight = twohot_encode(10 * torch.randn(2, rows), bins)
+    row(f"two-hot mean [{rows} 255], forward", lambda x: fused.twohot_mean(x, bins), draw(rows, 255).detach())
+    row(f"two two-hot losses [{rows} 255], both", lambda x: fused.twohot_loss(x, index, weight), draw(rows, 255))
+    row(
+        f"dense 640 to 64 [{rows}], forward",
+        products.linear,
+        *(x.detach() for x in (draw(rows, 640), draw(64, 640), draw(64))),
+    )
+    row(
+        f"dense 64 to 255 [{rows}], forward",
+        products.linear,
+        *(x.detach() for x in (draw(rows, 64), draw(255, 64), draw(255))),
+    )
+
+
+if __name__ == "__main__":
+    main()
