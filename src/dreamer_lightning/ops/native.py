@@ -52,6 +52,8 @@ def why_not() -> str:
     """Why there are no kernels, in a line for people; empty if there are."""
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false"):
         return f"switched off by {SWITCH}"
+    if os.name != "posix":
+        return f"they are built on Linux and macOS only, not on {platform.system()}"
     if not compiler():
         return "no C compiler (cc, gcc or clang) is installed"
     try:
