@@ -29,7 +29,8 @@ RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 IMAGES = HERE.parent / "docs" / "images"
 QUICKSTART = "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 envs, training episodes"
-MAIN = ("dmc", "imag16", "ppo", "sac")  # overlays of the first picture and of the table
+BASE = "efficient"  # what the ablations change
+MAIN = ("dmc", "imag16", BASE, "ppo", "sac")  # overlays of the first picture and of the table
 BENCHMARK = "dmc_proprio"
 BEGIN, END = "<!-- results: python benchmarks/figures.py -->", "<!-- end of results -->"
 
@@ -39,12 +40,12 @@ def rows(results: Path, main: bool) -> list[Row]:
 
     Args:
         results: holds TASK/OVERLAY/seedK.
-        main: the overlays of ``MAIN``; else all others on tasks that ``imag16`` was run on, beside it.
+        main: the overlays of ``MAIN``; else all others on tasks that ``BASE`` was run on, beside it.
     """
     folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name != "quickstart"}
     wanted = sorted(path for path in folders if (path.name in MAIN) == main)
     if not main:
-        base = {path.parent: path for path in folders if path.name == "imag16"}
+        base = {path.parent: path for path in folders if path.name == BASE}
         wanted = [path for path in wanted if path.parent in base]
         wanted += sorted({base[path.parent] for path in wanted})
     series = [one for path in wanted for one in load([str(path)]) if one.benchmark == BENCHMARK]
@@ -152,10 +153,10 @@ def main() -> None:
     rewrite(README, table(first))
     if others:
         comparison_figure(
-            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", "changes to the base (imag16), training episodes"
+            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", f"changes to {BASE}.yaml, training episodes"
         )
-    lengths = [path for name in ("imag16", "length*") for path in sorted(RESULTS.glob(f"reacher_hard/{name}/seed*"))]
-    if any(path.parent.name != "imag16" for path in lengths):
+    lengths = [path for name in (BASE, "length*") for path in sorted(RESULTS.glob(f"reacher_hard/{name}/seed*"))]
+    if any(path.parent.name != BASE for path in lengths):
         length_figure(lengths, IMAGES / "imag_length.png")
     if run:
         frames = imageio.imread(run / "videos" / "evaluation.mp4")

@@ -25,7 +25,7 @@ from dreamer_lightning.results.curves import (
 )
 from dreamer_lightning.results.published import METHODS, WINDOWS, published
 from dreamer_lightning.results.rows import Episodes, Row, Setting
-from dreamer_lightning.results.runs import load, read_run, setting_of
+from dreamer_lightning.results.runs import load, read_run, setting_of, version_of
 from dreamer_lightning.results.statistics import interval, iqm, mean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,6 +200,8 @@ def test_a_run_knows_its_setting(runs: Path):
     one = read_run(runs / "seed1")
     assert (one.label, one.task, one.seed, one.benchmark) == ("ours", "reacher_easy", "1", "dmc_proprio")
     assert one.setting == Setting("2", "512", "1m", "4", "V3 imag_last 16", "training, sampled")
+    slow, fast = ({"optimizer": {"init_args": {"lr": rate}}} for rate in (4e-5, 3e-4))
+    assert [version_of(config) for config in (slow, fast, {"optimizer": None})] == ["V3", "V3 lr 0.0003", "V3"]
     assert (one.last, one.seconds) == (50_000, 1500)
     critic = "dreamer_lightning.versions.ActorCritic2023"
     assert setting_of({"actor_critic": critic, "actor_gradient": "dynamics"}).version == "V3-2023 dynamics"

@@ -23,7 +23,7 @@ def figures(tmp_path: Path, monkeypatch):
     spec.loader.exec_module(script)
     results = tmp_path / "results"
     for seed, score in enumerate((100.0, 300.0)):
-        write_run(results / "reacher_easy" / "imag16" / f"seed{seed}", [score] * 25, seed)
+        write_run(results / "reacher_easy" / "efficient" / f"seed{seed}", [score] * 25, seed)
     write_run(results / "reacher_easy" / "mix" / "seed0", [900.0] * 25, actor_gradient="mix")
     write_run(results / "cartpole_balance" / "quickstart" / "seed0", [500.0] * 25)
     write_run(results / "cartpole_balance" / "dreamer_v1" / "seed0", [400.0] * 25)  # nothing to compare it with
@@ -43,7 +43,7 @@ def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
     head, _, ours, published = [line for line in written.splitlines() if line.startswith("|")]
     assert head.startswith("| task | method | seeds | 10K | 20K | 50K | env steps")
     assert ours.startswith(
-        "| reacher_easy | imag16 | 0,1 | 200 [100-300] | 200 [100-300] | 200 [100-300] | - / - / - | 0.4 |"
+        "| reacher_easy | efficient | 0,1 | 200 [100-300] | 200 [100-300] | 200 [100-300] | - / - / - | 0.4 |"
     )
     assert ours.endswith("| 2 | 512 | 1m | 4 | V3 imag_last 16 |")
     assert published.startswith("| reacher_easy | DreamerV3, published | n=5 | ")
@@ -56,12 +56,12 @@ def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
 
 def test_the_ablation_shows_what_it_changes(figures):
     labels = [row.label for row in figures.rows(figures.RESULTS, main=False) if row.ours]
-    assert sorted(labels) == ["imag16", "mix"]
-    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["imag16"]
+    assert sorted(labels) == ["efficient", "mix"]
+    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["efficient"]
 
 
 def test_the_length_of_dreams_in_one_picture(figures, tmp_path: Path):
-    for overlay, length in (("imag16", 15), ("length5", 5), ("length50", 50)):
+    for overlay, length in (("efficient", 15), ("length5", 5), ("length50", 50)):
         folder = write_run(figures.RESULTS / "reacher_hard" / overlay / "seed0", [9.0 * length] * 5, imag_length=length)
         text = (folder / "metrics.csv").read_text().splitlines()
         text = [text[0] + f",openloop/reward_error@{length}", *(line + "," for line in text[1:-1]), text[-1] + ",0.5"]

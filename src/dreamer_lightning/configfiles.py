@@ -11,7 +11,7 @@ from dreamer_lightning.errors import UserError
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
 TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
-OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "fast.yaml", "networks.yaml")
+OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "efficient.yaml", "fast.yaml", "networks.yaml")
 OTHERS = ("sweep.yaml",)  # no configs of fit
 
 

@@ -147,6 +147,9 @@ def setting_of(config: dict[str, Any]) -> Setting:
     )
 
 
+RATE = 4e-5  # learning rate of today's V3
+
+
 def version_of(config: dict[str, Any]) -> str:
     """V1, V2, V3 or V3-2023, and what of the algorithm differs from today's V3."""
     critic = str(config.get("actor_critic", ""))
@@ -158,6 +161,11 @@ def version_of(config: dict[str, Any]) -> str:
         words.append(str(config["actor_gradient"]))
     usual = {"imag_last": 0, "imag_length": 15, "value_aware": "latents", "standardize": False}
     words += [f"{name} {config[name]}" for name, value in usual.items() if config.get(name, value) != value]
+    optimizer = config.get("optimizer")
+    options = optimizer.get("init_args") if isinstance(optimizer, dict) else None
+    rate = (options or {}).get("lr", RATE)
+    if words[0] == "V3" and rate != RATE:
+        words.append(f"lr {rate:g}")
     return " ".join(words)
 
 
