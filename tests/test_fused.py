@@ -151,6 +151,9 @@ def test_other_tensors_go_to_torch():
     assert not fused.usable(torch.zeros(2, device="meta"))
     with fused.eager():
         assert not fused.usable(torch.zeros(2))
+    rows, ones = draws(3, 8, grad=False), torch.ones(8)
+    mapped = torch.func.vmap(lambda row: fused.norm_silu(row, ones, 1e-4))(rows)
+    torch.testing.assert_close(mapped, fused.norm_silu(rows, ones, 1e-4))
     x, w = draws(3, 8).double(), torch.ones(8, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: fused.norm_silu(x, w, 1e-4), x.detach().requires_grad_())
 

@@ -56,7 +56,7 @@ def test_wheel_holds_the_configs(wheel: Path):
     for path in (ROOT / "src").rglob("*.py"):
         assert path.relative_to(ROOT / "src").as_posix() in inside
     assert "dreamer_lightning/docs/from-trainer.md" in inside
-    for path in (ROOT / "src").rglob("*.csv.gz"):
+    for path in [*(ROOT / "src").rglob("*.csv.gz"), *(ROOT / "src").rglob("*.c")]:
         assert path.relative_to(ROOT / "src").as_posix() in inside
     assert any(name.endswith("LICENSE") for name in inside)
     assert any(name.endswith("THIRD_PARTY.md") for name in inside)

@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from dreamer_lightning.ops import native, onehot
 from dreamer_lightning.ops.scalars import tanh, twohot_decode
 
-PLAIN = (Tensor, torch.nn.Parameter)  # not a fake or functional one, whose memory is elsewhere
+PLAIN = (Tensor, torch.nn.Parameter)  # not a fake one, whose memory is elsewhere
+wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # nor one of torch.func's
 PARTS = 16  # sums into which a reduction over rows is cut: fixed, so that the result does not depend on threads
 
 _off = False
@@ -38,7 +39,9 @@ def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can take these: float32 in a CPU's memory, no compiler at work."""
     if torch.compiler.is_compiling() or _off or native.library() is None:
         return False
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" and type(x) in PLAIN for x in tensors)
+    return all(
+        x.dtype == torch.float32 and x.device.type == "cpu" and type(x) in PLAIN and not wrapped(x) for x in tensors
+    )
 
 
 def call(name: str, *args: Tensor | int | float) -> None:
