@@ -1,7 +1,7 @@
 """A dense layer on very many rows: on a CPU a stretch of rows at a time, which stays in the cache with its output.
 
 16384 dreamed states through the 255 bins of a two-hot head take 0.6 of the time of the whole product, 640 numbers of
-each through 64 units 0.8 to 1.0 (`benchmarks/kernels.py`); a whole update takes 0.9.
+each through 64 units 0.8 to 1.0 (`benchmarks/kernels.py`).
 """
 
 from __future__ import annotations
