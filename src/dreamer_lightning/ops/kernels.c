@@ -11,7 +11,7 @@
 #define LARGE 32768 /* numbers below which waking a second thread costs more than it saves */
 #define LANES 16    /* short rows (few classes) are worked on side by side, this many at a time */
 
-/* exp within 2 units in the last place (Cody and Waite's reduction, a polynomial of degree 6), written so that it vectorises. */
+/* exp by Cody and Waite's reduction and a polynomial of degree 6, written so that it vectorises. */
 static inline float exponential(float x) {
   x = x > 88.0f ? 88.0f : x;
   x = x < -87.0f ? -87.0f : x;

@@ -58,7 +58,7 @@ def why_not() -> str:
         return "no C compiler (cc, gcc or clang) is installed"
     try:
         ctypes.CDLL(str(built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:  # the last: a user without a home folder
         said = getattr(error, "stderr", None) or str(error)
         return f"{compiler()} could not build them: {said.strip().splitlines()[0] if said.strip() else error}"
     return ""
