@@ -16,7 +16,7 @@ from dreamer_lightning.runtime import keep_memory
 
 def clock(function, inputs, plain: bool, inner: int) -> float:
     """Microseconds of a call and, where an input learns, its backward."""
-    with fused.eager() if plain else contextlib.nullcontext(), products.whole() if plain else contextlib.nullcontext():
+    with fused.eager() if plain else contextlib.nullcontext():
         start = time.perf_counter()
         for _ in range(inner):
             out = function(*inputs)

@@ -19,7 +19,7 @@ from dreamer_lightning.bench.timing import Shares, median_ms, samples
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import random_action
-from dreamer_lightning.ops.products import whole
+from dreamer_lightning.ops import fused
 from dreamer_lightning.types import IS_FIRST, IS_LAST, IS_TERMINAL, LATENT, OBS, PREV_ACTION, REWARD, Specs
 from dreamer_lightning.updates import StaticUpdate, Update
 
@@ -132,9 +132,9 @@ def time_floor(learner: Learner, repeats: int) -> Row:
     run["floor_stretches_ms"] = run["floor_update_ms"]
     floors = {}
     for name, call in run.items():
-        with nullcontext() if name == "floor_stretches_ms" else whole():
+        with nullcontext() if name == "floor_stretches_ms" else fused.eager():
             floors[name] = 1e3 * floor.own_shape_seconds(floor.products(call), device, repeats)
-    with whole():  # the counter does not see into stretches
+    with fused.eager():  # the counter does not see into stretches
         work = floor.gflop(twin.update())
     peak = floor.peak_rate(device, torch.bfloat16 if half else torch.float32)
     rates = {"gflop": work, "peak_gflops": peak, "peak_rate_floor_ms": 1e3 * work / peak}

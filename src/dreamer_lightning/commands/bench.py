@@ -37,7 +37,7 @@ from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.outcome import Outcome
-from dreamer_lightning.ops import fused, native, products
+from dreamer_lightning.ops import fused, native
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Specs, UserError
 
@@ -120,7 +120,7 @@ def measure(
         found = progress("torchrl's update", time_torchrl, plan, b, t, fabric.device, repeats)
         rows.append({**common, "system": "torchrl", "default": False, "dreams": [b * t, h], **found})
     if twin:
-        with fused.eager(), products.whole():
+        with fused.eager():
             found = progress("twin's update", time_update, learner.stepwise(), repeats)
         rows.append({**common, "system": "dreamer-lightning", "default": False, "mode": "steps", **found})
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))

@@ -26,13 +26,18 @@ _off = False
 
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
-    """The twins in torch, inside."""
+    """The twins in torch, and dense layers in one piece, inside."""
     global _off
     before, _off = _off, True
     try:
         yield
     finally:
         _off = before
+
+
+def is_off() -> bool:
+    """Whether ``eager`` is in force."""
+    return _off
 
 
 def usable(*tensors: Tensor) -> bool:

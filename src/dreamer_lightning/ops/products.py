@@ -6,7 +6,6 @@ each through 64 units 0.8 to 1.0 (`benchmarks/kernels.py`).
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 
@@ -16,21 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dreamer_lightning.ops import fused
+
 MANY, STRETCH = 4096, 1024  # rows from which it pays; rows of a stretch
-
-
-_whole = False
-
-
-@contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """Every product in one piece, inside."""
-    global _whole
-    before, _whole = _whole, True
-    try:
-        yield
-    finally:
-        _whole = before
 
 
 def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> Tensor:
@@ -44,7 +31,7 @@ def stretches_pay(x: Tensor, weight: Tensor) -> bool:
     """Whether this is a float32 product of many rows on a CPU, and nobody watches or changes it."""
     return (
         not torch.compiler.is_compiling()
-        and not _whole
+        and not fused.is_off()
         and x.ndim > 1
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
