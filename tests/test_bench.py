@@ -21,7 +21,6 @@ FIELDS = {  # what the project's tables are made of
     *(
         "update_ms",
         "floor_ms",
-        "floor_stretches_ms",
         "update_floor_ratio",
         "gflop",
         "peak_rate_floor_ms",

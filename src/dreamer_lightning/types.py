@@ -106,6 +106,21 @@ class Latent(NamedTuple):
         return Latent(function(self.deter), function(self.stoch))
 
 
+class Joined(Latent):
+    """A latent whose parts lie side by side in ``feat`` [*b, d+z] already, which is not joined anew."""
+
+    _feat: Tensor
+
+    def __new__(cls, feat: Tensor, deter_dim: int) -> Joined:
+        self = super().__new__(cls, feat[..., :deter_dim], feat[..., deter_dim:])
+        self._feat = feat
+        return self
+
+    @property
+    def feat(self) -> Tensor:
+        return self._feat
+
+
 @dataclass
 class Size:
     """Network sizes that presets refer to as ``${size.units}`` and so on.

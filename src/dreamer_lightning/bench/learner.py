@@ -6,7 +6,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,18 +122,13 @@ def time_floor(learner: Learner, repeats: int) -> Row:
     """What the products of an update cost alone, and their number of operations.
 
     The floor has the shapes of the update or, if they are faster, of its step-by-step twin, each product in one piece.
-    ``floor_stretches_ms`` has the shapes in which the update runs them, some a stretch of rows at a time: timed alone,
-    these find their rows in the cache, which they do not in the update.
     """
     device, twin = learner.device, learner.stepwise()
     half = learner.fabric._precision.precision.startswith("bf16")
-    run = {"floor_update_ms": learner.update(), "floor_steps_ms": twin.update()}
-    run["floor_stretches_ms"] = run["floor_update_ms"]
     floors = {}
-    for name, call in run.items():
-        with nullcontext() if name == "floor_stretches_ms" else fused.eager():
+    with fused.eager():  # neither sees into compiled loops or stretches
+        for name, call in {"floor_update_ms": learner.update(), "floor_steps_ms": twin.update()}.items():
             floors[name] = 1e3 * floor.own_shape_seconds(floor.products(call), device, repeats)
-    with fused.eager():  # the counter does not see into stretches
         work = floor.gflop(twin.update())
     peak = floor.peak_rate(device, torch.bfloat16 if half else torch.float32)
     rates = {"gflop": work, "peak_gflops": peak, "peak_rate_floor_ms": 1e3 * work / peak}

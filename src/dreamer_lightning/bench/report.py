@@ -13,7 +13,6 @@ LINES = [  # key, what it is, unit, digits
     ("update_ms", "one update", "ms", 1),
     ("update_floor_ratio", "times the floor", "", 2),
     ("floor_ms", "floor: its products alone, each at its own shape", "ms", 1),
-    ("floor_stretches_ms", "the same in the stretches of rows it runs them in", "ms", 1),
     ("peak_rate_floor_ms", "looser bound: {gflop:.2f} GFLOP at {peak_gflops:.0f} GFLOP/s", "ms", 1),
     ("observe_ms", "  observe (encoder, posterior)", "ms", 1),
     ("imagine_ms", "  imagine", "ms", 1),

@@ -161,9 +161,9 @@ class UpsampleDecoder(Decoder):
     def forward(self, latent: Latent) -> dict[str, Output]:
         height, width, channels = self.shape
         blocks, lead = self.deter_in.blocks, latent.deter.shape[:-1]
-        x = self.deter_in(latent.deter).view(-1, blocks, height, width, channels // blocks)
+        x = self.deter_in(latent.deter).reshape(-1, blocks, height, width, channels // blocks)
         x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)  # blocks become channels
-        x = x + self.stoch_out(self.stoch_in(latent.stoch)).view(-1, height, width, channels)
+        x = x + self.stoch_out(self.stoch_in(latent.stoch)).reshape(-1, height, width, channels)
         x = self.act(self.in_norm(x))
         for conv, norm in zip(reversed(self.convs), reversed(self.norms), strict=True):
             x = self.act(norm(conv(x)))
@@ -199,7 +199,7 @@ class StridedDecoder(Decoder):
 
     def forward(self, latent: Latent) -> dict[str, Output]:
         lead = latent.deter.shape[:-1]
-        x = self.dense(latent.feat).view(prod(lead), -1, 1, 1)
+        x = self.dense(latent.feat).reshape(prod(lead), -1, 1, 1)
         for conv in self.convs[:-1]:
             x = self.act(conv(x))
         x = self.convs[-1](x).permute(0, 2, 3, 1)
@@ -242,8 +242,8 @@ def vector_output(raw: Float[Tensor, "*b n"], space: Space, continuous: Callable
     """The output of an entry, from the flat numbers of its last layer."""
     dims = len(space.shape)
     if space.discrete:
-        return Categorical(raw.view(*raw.shape[:-1], *space.shape, space.classes), event_dims=dims)
-    return continuous(raw.view(*raw.shape[:-1], *space.shape), dims)
+        return Categorical(raw.reshape(*raw.shape[:-1], *space.shape, space.classes), event_dims=dims)
+    return continuous(raw.reshape(*raw.shape[:-1], *space.shape), dims)
 
 
 def unit_normal(mean: Tensor, event_dims: int) -> Normal:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.precision import full_precision
-from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights
+from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights, sizes
+from dreamer_lightning.ops import loops
 from dreamer_lightning.ops.scalars import precise
-from dreamer_lightning.types import Latent
+from dreamer_lightning.types import Joined, Latent
 
 
 def possible(rssm) -> bool:
@@ -43,7 +44,7 @@ def observe(
     noise: Shaped[Tensor, "b t s"],
 ) -> tuple[Latent, Float[Tensor, "b t s c"]]:
     """``BlockRSSM.observe`` with a backward of its own."""
-    keep = (~is_first).to(embed.dtype).t().unsqueeze(-1)  # [t b 1]
+    keep = (~is_first).to(embed.dtype).t().contiguous().unsqueeze(-1)  # [t b 1]
     first = rssm.post_mlp.linears[0]
     action_in = rssm.project_action(prev_action.transpose(0, 1) * keep)
     embed_in = torch.nn.functional.linear(embed.transpose(0, 1), first.weight[:, rssm.deter_dim :], first.bias)
@@ -53,18 +54,44 @@ def observe(
     return Latent(deter, stoch), logits.unflatten(-1, (rssm.stoch, rssm.classes))
 
 
+def can_dream(rssm, latent: Latent, noise: Tensor) -> bool:
+    """Whether ``imagine`` below can take these: no gradient, and the compiled loops."""
+    if torch.is_grad_enabled() or not possible(rssm) or len(rssm.prior_mlp.linears) > loops.MOST:
+        return False
+    return loops.usable(*latent, noise, rssm.gates.weight) and not torch.is_autocast_enabled("cpu")
+
+
+def imagine(rssm, latent: Latent, policy, noise: Float[Tensor, "n h s"]) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
+    """``BlockRSSM.imagine`` without a gradient: each state is written where it stays, beside those of its step."""
+    n, h, _ = noise.shape
+    weights, shape = scan_weights(rssm)
+    loop = loops.DreamLoop(weights, prior_weights(rssm), sizes(weights, shape, h, n))
+    feats, noise = latent.deter.new_empty(h + 1, n, rssm.deter_dim + rssm.stoch_dim), noise.transpose(0, 1).contiguous()
+    actions = [policy(torch.cat(latent, -1, out=feats[0]), 0)]
+    for step in range(h):
+        action_in = rssm.project_action(actions[-1]).contiguous()
+        loop.step(feats[step], action_in, noise[step], out=feats[step + 1])
+        actions.append(policy(feats[step + 1], step + 1))
+    return Joined(feats.transpose(0, 1), rssm.deter_dim), torch.stack(actions, 1)
+
+
 @precisely
 def retrace(rssm, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
     """``BlockRSSM.retrace`` with a backward of its own."""
     action_in = frozen(rssm, "project_action")(action[:, :-1].transpose(0, 1))
     weights, shape = scan_weights(rssm)
-    mlp = rssm.prior_mlp
-    layers = [(layer.weight, layer.bias, norm.weight) for layer, norm in zip(mlp.linears, mlp.norms, strict=True)]
-    prior = [*(x for layer in layers for x in layer), rssm.prior_logits.weight, rssm.prior_logits.bias]
+    prior, layers = prior_weights(rssm), len(rssm.prior_mlp.linears)
     held = [x.detach() for x in (*weights, *prior)]
     states = (x.transpose(0, 1).contiguous() for x in latent)
-    deter, stoch = Retrace.apply(*states, action_in, shape, len(layers), *held)
+    deter, stoch = Retrace.apply(*states, action_in, shape, layers, *held)
     return Latent(deter.transpose(0, 1), stoch.transpose(0, 1))
+
+
+def prior_weights(rssm) -> list[Tensor]:
+    """Kernel, bias and norm of each hidden layer of the prior, kernel and bias of its logits."""
+    mlp = rssm.prior_mlp
+    layers = [(layer.weight, layer.bias, norm.weight) for layer, norm in zip(mlp.linears, mlp.norms, strict=True)]
+    return [*(x for layer in layers for x in layer), rssm.prior_logits.weight, rssm.prior_logits.bias]
 
 
 def scan_weights(rssm) -> tuple[Weights, Shape]:

@@ -226,9 +226,9 @@ class PolicyHead(Head):
             shape, dims = (*x.shape[:-1], *space.shape), len(space.shape)
             raw = [out(x) for out in outs]  # type: ignore[attr-defined]
             if space.discrete:
-                by_key[name] = OneHot(raw[0].view(*shape, space.classes), self.unimix, dims)
+                by_key[name] = OneHot(raw[0].reshape(*shape, space.classes), self.unimix, dims)
             else:
-                by_key[name] = self.continuous(raw[0].view(shape), raw[1].view(shape), dims)
+                by_key[name] = self.continuous(raw[0].reshape(shape), raw[1].reshape(shape), dims)
         return PolicyOutput(by_key, self.spaces)
 
     def continuous(self, mean: Tensor, std: Tensor, event_dims: int) -> Distribution:

@@ -24,7 +24,7 @@ from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, act
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
 from dreamer_lightning.ops import fused
-from dreamer_lightning.types import Latent, Losses, Metrics, UserError
+from dreamer_lightning.types import Joined, Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 
@@ -127,12 +127,12 @@ class RSSM(nn.Module, ABC):
         Returns:
             Latents of the start and the ``h`` dreamed states, and the action taken at each.
         """
-        latents, actions = [latent], [policy(latent.feat, 0)]
+        feats, actions = [latent.feat], [policy(latent.feat, 0)]
         for step in range(noise.shape[1]):
             latent, _ = self.imagine_step(latent, actions[-1], noise[:, step])
-            latents.append(latent)
-            actions.append(policy(latent.feat, step + 1))
-        return stack(latents), torch.stack(actions, 1)
+            feats.append(latent.feat)
+            actions.append(policy(feats[-1], step + 1))
+        return Joined(torch.stack(feats, 1), self.deter_dim), torch.stack(actions, 1)
 
     def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held.
@@ -197,7 +197,7 @@ class RSSM(nn.Module, ABC):
 class BlockRSSM(RSSM):
     """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
 
-    Observing and retracing have faster twins in `fast`, which compute the same.
+    Observing, dreaming and retracing have faster twins in `fast`, which compute the same.
 
     Args:
         action_dim: size ``a`` of the flat action vector.
@@ -287,6 +287,9 @@ class BlockRSSM(RSSM):
     def observe(self, latent, prev_action, embed, is_first, noise):
         scan = fast.observe if fast.possible(self) else RSSM.observe
         return scan(self, latent, prev_action, embed, is_first, noise)
+
+    def imagine(self, latent, policy, noise):
+        return (fast.imagine if fast.can_dream(self, latent, noise) else RSSM.imagine)(self, latent, policy, noise)
 
     def retrace(self, latent, action):
         return (fast.retrace if fast.possible(self) else RSSM.retrace)(self, latent, action)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamer_lightning.nets.precision import precise_backward
 from dreamer_lightning.nets.slopes import Draw, Gates, Norm
-from dreamer_lightning.ops import fused
+from dreamer_lightning.ops import fused, loops
 
 
 class Weights(NamedTuple):
@@ -63,6 +63,13 @@ class ObserveScan(torch.autograd.Function):
         pre_in, x = new(steps, b, 2, u), torch.cat([new(steps, b, 2 * u), action_in], -1)
         pre_hid, gates, pre_post = new(steps, b, d), new(steps, g, b, 3 * d // g), new(steps, b, w.post.shape[0])
         deters, stochs, logits = new(steps, b, d), new(steps, b, z), new(steps, b, z)
+        ctx.shape = shape
+        ctx.save_for_backward(hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights)
+        if loops.usable(deter, stoch, embed_in, noise, *weights):
+            given = (deter.contiguous(), stoch.contiguous(), embed_in.contiguous(), keep, noise)
+            kept = (hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, stochs, logits)
+            loops.Loop(weights, sizes(w, shape, steps, b)).run("observe_forward", *given, *kept)
+            return deters, stochs, logits
         own, shared = split_kernel(w.hidden, d // g)
         in_kernels = w.deter_in.t(), w.stoch_in.t()
         post, logit = w.post.t(), w.logits.t()
@@ -82,8 +89,6 @@ class ObserveScan(torch.autograd.Function):
             torch.addmm(w.logits_bias, fused.norm_silu(pre_post[t], w.post_norm, shape.eps), logit, out=logits[t])
             stoch = fused.draw(logits[t].view(b, shape.stoch, shape.classes), noise[t], shape.unimix).view(b, z)
             stochs[t] = stoch
-        ctx.shape = shape
-        ctx.save_for_backward(hm, zm, pre_in, x, pre_hid, gates, pre_post, deters, logits, keep, *weights)
         return deters, stochs, logits
 
     @staticmethod
@@ -99,7 +104,11 @@ class ObserveScan(torch.autograd.Function):
         d_out, d_post = torch.empty_like(pre_post), torch.empty_like(pre_post)
         of_draw = Draw(logits.view(steps, b, shape.stoch, shape.classes), shape.unimix)
         d_deter, d_stoch = torch.zeros_like(hm[0]), torch.zeros_like(zm[0])
-        for t in range(steps - 1, -1, -1):
+        if compiled := loops.usable(deters, *weights):
+            known = (hm, pre_in, pre_hid, gates, pre_post, logits, keep, grad_deter.contiguous(), grad_stoch)
+            found = (d_logits, d_out, d_post, core.d_gates, core.d_y, core.d_hid, core.d_x, core.d_in, d_deter, d_stoch)
+            loops.Loop(weights, sizes(w, shape, steps, b)).run("observe_backward", *known, *found)
+        for t in () if compiled else range(steps - 1, -1, -1):
             of_draw.backward(t, grad_stoch[t], d_stoch, d_logits[t])
             torch.mm(d_logits[t], w.logits, out=d_out[t])
             of_post.backward(t, d_out[t], d_post[t])
@@ -217,6 +226,12 @@ class Retrace(torch.autograd.Function):
                 grad = below @ kernel
             d_deter, d_stoch = core.step(t, grad.add_(grad_deter[t + 1]).add_(d_deter))
         return None, None, core.d_x[:, :, 2 * core.units :], None, None, *(None for _ in weights)
+
+
+def sizes(w: Weights, shape: Shape, steps: int, b: int) -> loops.Sizes:
+    """What the compiled loops need to know."""
+    (v, d), (u, z) = w.post.shape, w.stoch_in.shape
+    return loops.Sizes(steps, b, d, z, u, shape.blocks, v, shape.classes, shape.unimix, shape.eps)
 
 
 def split_kernel(hidden: Tensor, own: int) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,11 @@ def call(name: str, *args: Tensor | int | float) -> None:
     getattr(native.library(), name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in args))
 
 
+def time_first(x: Tensor) -> bool:
+    """Whether ``x`` [n t .] lies in memory as [t n .], as dreams do: what works by rows takes it so, without a copy."""
+    return x.ndim == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous()
+
+
 def differentiated(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
@@ -66,6 +71,8 @@ def norm_silu(x: Float[Tensor, "*b d"], weight: Float[Tensor, "*m d"], eps: floa
     """``silu(x / sqrt(mean(x^2) + eps) * weight)``; the weight may have more dimensions of x than the last."""
     if not usable(x, weight):
         return norm_silu_in_torch(x, weight, eps)
+    if time_first(x) and weight.ndim == 1:
+        return norm_silu(x.transpose(0, 1), weight, eps).transpose(0, 1)
     x, weight = x.contiguous(), weight.contiguous()
     return NormSilu.apply(x, weight, eps) if differentiated(x, weight) else NormSilu.run(x, weight, eps)
 
@@ -192,6 +199,8 @@ def twohot_mean(logits: Float[Tensor, "*b c"], bins: Float[Tensor, " c"]) -> Flo
     """The expectation of symmetric bins under ``softmax(logits)``."""
     if not usable(logits, bins):
         return twohot_decode(torch.softmax(logits, -1), bins)
+    if time_first(logits):
+        return twohot_mean(logits.transpose(0, 1), bins).transpose(0, 1)
     logits = logits.contiguous()
     return TwoHotMean.apply(logits, bins) if differentiated(logits) else TwoHotMean.run(logits, bins)
 
@@ -225,6 +234,8 @@ def twohot_loss(
     if not usable(logits, weight):
         logp = torch.log_softmax(logits, -1).expand(len(index), *logits.shape)
         return -(logp.gather(-1, index) * weight).sum(-1)
+    if time_first(logits):
+        return twohot_loss(logits.transpose(0, 1), index.transpose(1, 2), weight.transpose(1, 2)).transpose(1, 2)
     logits = logits.contiguous()
     return TwoHotLoss.apply(logits, index.contiguous(), weight.contiguous())
 

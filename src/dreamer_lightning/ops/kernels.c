@@ -40,37 +40,41 @@ static inline float inverse_rms(const float *x, long d, float eps) {
   return 1.0f / sqrtf(sum / (float)d + eps);
 }
 
+static inline void norm_silu_row(float *restrict o, const float *restrict in, const float *restrict w, long d, float eps) {
+  float inverse = inverse_rms(in, d, eps);
+#pragma omp simd
+  for (long j = 0; j < d; j++) {
+    float v = in[j] * inverse * w[j];
+    o[j] = v * sigmoid(v);
+  }
+}
+
 /* out = silu(x / rms(x) * weight), row by row: n groups of m rows of d numbers; row i of a group has weight[i]. */
 void norm_silu(float *restrict out, const float *restrict x, const float *restrict weight, long n, long m, long d, float eps) {
 #pragma omp parallel for schedule(static) if (n * m * d > LARGE)
-  for (long row = 0; row < n * m; row++) {
-    const float *in = x + row * d, *w = weight + row % m * d;
-    float *o = out + row * d, inverse = inverse_rms(in, d, eps);
-#pragma omp simd
-    for (long j = 0; j < d; j++) {
-      float v = in[j] * inverse * w[j];
-      o[j] = v * sigmoid(v);
-    }
+  for (long row = 0; row < n * m; row++) norm_silu_row(out + row * d, x + row * d, weight + row % m * d, d, eps);
+}
+
+static inline void norm_silu_backward_row(float *restrict o, const float *restrict g, const float *restrict in,
+                                          const float *restrict w, long d, float eps) {
+  float inverse = inverse_rms(in, d, eps), along = 0.0f;
+#pragma omp simd reduction(+ : along)
+  for (long j = 0; j < d; j++) {
+    float normed = in[j] * inverse, v = normed * w[j], s = sigmoid(v);
+    o[j] = g[j] * s * (1.0f + v * (1.0f - s)) * w[j];
+    along += o[j] * normed;
   }
+  along /= (float)d;
+#pragma omp simd
+  for (long j = 0; j < d; j++) o[j] = (o[j] - in[j] * inverse * along) * inverse;
 }
 
 /* Gradient of `norm_silu` by x, from that of its output. */
 void norm_silu_backward(float *restrict dx, const float *restrict grad, const float *restrict x, const float *restrict weight,
                         long n, long m, long d, float eps) {
 #pragma omp parallel for schedule(static) if (n * m * d > LARGE)
-  for (long row = 0; row < n * m; row++) {
-    const float *in = x + row * d, *w = weight + row % m * d, *g = grad + row * d;
-    float *o = dx + row * d, inverse = inverse_rms(in, d, eps), along = 0.0f;
-#pragma omp simd reduction(+ : along)
-    for (long j = 0; j < d; j++) {
-      float normed = in[j] * inverse, v = normed * w[j], s = sigmoid(v);
-      o[j] = g[j] * s * (1.0f + v * (1.0f - s)) * w[j];
-      along += o[j] * normed;
-    }
-    along /= (float)d;
-#pragma omp simd
-    for (long j = 0; j < d; j++) o[j] = (o[j] - in[j] * inverse * along) * inverse;
-  }
+  for (long row = 0; row < n * m; row++)
+    norm_silu_backward_row(dx + row * d, grad + row * d, x + row * d, weight + row % m * d, d, eps);
 }
 
 /* Gradient of `norm_silu` by the weight. `parts` [p m d] receives one sum for each of p runs of groups, which the caller adds. */
@@ -90,6 +94,14 @@ void norm_silu_weight(float *restrict parts, const float *restrict grad, const f
     }
 }
 
+static inline void gru_row(float *restrict o, const float *restrict in, const float *restrict b, const float *restrict h, long k) {
+#pragma omp simd
+  for (long j = 0; j < k; j++) {
+    float reset = sigmoid(in[j] + b[j]), update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f);
+    o[j] = h[j] + update * (tangent(reset * (in[k + j] + b[k + j])) - h[j]);
+  }
+}
+
 /* The recurrence's gates. gates [g n 3k] (reset, candidate, update), bias [g 3k], old [n g*k] -> out [n g*k]:
  * out = old + sigmoid(update - 1) (tanh(sigmoid(reset) candidate) - old). */
 void gru(float *restrict out, const float *restrict gates, const float *restrict bias, const float *restrict old, long g, long n,
@@ -97,14 +109,23 @@ void gru(float *restrict out, const float *restrict gates, const float *restrict
 #pragma omp parallel for schedule(static) if (n * g * k > LARGE / 4)
   for (long i = 0; i < n; i++)
     for (long block = 0; block < g; block++) {
-      const float *in = gates + (block * n + i) * 3 * k, *b = bias + block * 3 * k, *h = old + (i * g + block) * k;
-      float *o = out + (i * g + block) * k;
-#pragma omp simd
-      for (long j = 0; j < k; j++) {
-        float reset = sigmoid(in[j] + b[j]), update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f);
-        o[j] = h[j] + update * (tangent(reset * (in[k + j] + b[k + j])) - h[j]);
-      }
+      long at = (i * g + block) * k;
+      gru_row(out + at, gates + (block * n + i) * 3 * k, bias + block * 3 * k, old + at, k);
     }
+}
+
+static inline void gru_backward_row(float *restrict o, float *restrict p, const float *restrict d, const float *restrict in,
+                                    const float *restrict b, const float *restrict h, long k) {
+#pragma omp simd
+  for (long j = 0; j < k; j++) {
+    float cand = in[k + j] + b[k + j], reset = sigmoid(in[j] + b[j]);
+    float update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f), fresh = tangent(reset * cand);
+    float by_fresh = d[j] * update * (1.0f - fresh * fresh);
+    o[j] = by_fresh * cand * reset * (1.0f - reset);
+    o[k + j] = by_fresh * reset;
+    o[2 * k + j] = d[j] * (fresh - h[j]) * update * (1.0f - update);
+    p[j] = d[j] * (1.0f - update);
+  }
 }
 
 /* Gradient of `gru` from that of its output, grad [n g*k]: by the gates, [g n 3k], and by `old`, [n g*k]. */
@@ -114,18 +135,7 @@ void gru_backward(float *restrict d_gates, float *restrict d_old, const float *r
   for (long i = 0; i < n; i++)
     for (long block = 0; block < g; block++) {
       long gate = (block * n + i) * 3 * k, at = (i * g + block) * k;
-      const float *in = gates + gate, *b = bias + block * 3 * k, *h = old + at, *d = grad + at;
-      float *o = d_gates + gate, *p = d_old + at;
-#pragma omp simd
-      for (long j = 0; j < k; j++) {
-        float cand = in[k + j] + b[k + j], reset = sigmoid(in[j] + b[j]);
-        float update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f), fresh = tangent(reset * cand);
-        float by_fresh = d[j] * update * (1.0f - fresh * fresh);
-        o[j] = by_fresh * cand * reset * (1.0f - reset);
-        o[k + j] = by_fresh * reset;
-        o[2 * k + j] = d[j] * (fresh - h[j]) * update * (1.0f - update);
-        p[j] = d[j] * (1.0f - update);
-      }
+      gru_backward_row(d_gates + gate, d_old + at, grad + at, gates + gate, bias + block * 3 * k, old + at, k);
     }
 }
 
@@ -150,47 +160,51 @@ static inline void softmax_lanes(float *restrict probs, const float *restrict lo
     for (long l = 0; l < LANES; l++) probs[j * LANES + l] *= sum[l];
 }
 
+/* `draw` of at most LANES rows. */
+static inline void draw_group(float *restrict out, const float *restrict logits, const float *restrict noise, long rows, long c,
+                              float mix) {
+  float probs[c * LANES], edge[LANES], u[LANES];
+  int32_t pick[LANES];
+  softmax_lanes(probs, logits, rows, c);
+  for (long l = 0; l < LANES; l++) edge[l] = 0.0f, pick[l] = 0, u[l] = noise[l < rows ? l : rows - 1];
+  for (long j = 0; j < c - 1; j++) /* without the last edge, so that rounding cannot lead past the last class */
+#pragma omp simd
+    for (long l = 0; l < LANES; l++) {
+      edge[l] += probs[j * LANES + l] * (1.0f - mix) + mix / (float)c;
+      pick[l] += edge[l] <= u[l];
+    }
+  for (long l = 0; l < rows; l++)
+    for (long j = 0; j < c; j++) out[l * c + j] = (float)(pick[l] == j);
+}
+
 /* One-hot draws: logits [n c], uniform noise [n] -> out [n c]. The inverse distribution function of (1-mix) softmax + mix/c. */
 void draw(float *restrict out, const float *restrict logits, const float *restrict noise, long n, long c, float mix) {
-  long groups = (n + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static) if (n * c > LARGE / 4)
-  for (long group = 0; group < groups; group++) {
-    long first = group * LANES, rows = n - first < LANES ? n - first : LANES;
-    float probs[c * LANES], edge[LANES], u[LANES];
-    int32_t pick[LANES];
-    softmax_lanes(probs, logits + first * c, rows, c);
-    for (long l = 0; l < LANES; l++) edge[l] = 0.0f, pick[l] = 0, u[l] = noise[first + (l < rows ? l : rows - 1)];
-    for (long j = 0; j < c - 1; j++) /* without the last edge, so that rounding cannot lead past the last class */
-#pragma omp simd
-      for (long l = 0; l < LANES; l++) {
-        edge[l] += probs[j * LANES + l] * (1.0f - mix) + mix / (float)c;
-        pick[l] += edge[l] <= u[l];
-      }
-    for (long l = 0; l < rows; l++)
-      for (long j = 0; j < c; j++) out[(first + l) * c + j] = (float)(pick[l] == j);
-  }
+  for (long i = 0; i < n; i += LANES) draw_group(out + i * c, logits + i * c, noise + i, n - i < LANES ? n - i : LANES, c, mix);
+}
+
+/* `straight_through` of at most LANES rows. */
+static inline void straight_through_group(float *restrict out, const float *restrict grad, const float *restrict more,
+                                          const float *restrict logits, long rows, long c, float mix) {
+  float probs[c * LANES], d[c * LANES], along[LANES];
+  softmax_lanes(probs, logits, rows, c);
+  for (long l = 0; l < LANES; l++) along[l] = 0.0f;
+  for (long j = 0; j < c; j++)
+    for (long l = 0; l < LANES; l++) {
+      long at = (l < rows ? l : rows - 1) * c + j;
+      d[j * LANES + l] = grad[at] + more[at];
+      along[l] += d[j * LANES + l] * probs[j * LANES + l];
+    }
+  for (long l = 0; l < rows; l++)
+    for (long j = 0; j < c; j++) out[l * c + j] += (d[j * LANES + l] - along[l]) * probs[j * LANES + l] * (1.0f - mix);
 }
 
 /* Gradient of a straight-through draw, `grad` plus `more` [n c], by the logits, added to out [n c]. */
 void straight_through(float *restrict out, const float *restrict grad, const float *restrict more, const float *restrict logits,
                       long n, long c, float mix) {
-  long groups = (n + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static) if (n * c > LARGE / 4)
-  for (long group = 0; group < groups; group++) {
-    long first = group * LANES, rows = n - first < LANES ? n - first : LANES;
-    float probs[c * LANES], d[c * LANES], along[LANES];
-    softmax_lanes(probs, logits + first * c, rows, c);
-    for (long l = 0; l < LANES; l++) along[l] = 0.0f;
-    for (long j = 0; j < c; j++)
-      for (long l = 0; l < LANES; l++) {
-        long at = (first + (l < rows ? l : rows - 1)) * c + j;
-        d[j * LANES + l] = grad[at] + more[at];
-        along[l] += d[j * LANES + l] * probs[j * LANES + l];
-      }
-    for (long l = 0; l < rows; l++)
-      for (long j = 0; j < c; j++)
-        out[(first + l) * c + j] += (d[j * LANES + l] - along[l]) * probs[j * LANES + l] * (1.0f - mix);
-  }
+  for (long i = 0; i < n; i += LANES)
+    straight_through_group(out + i * c, grad + i * c, more + i * c, logits + i * c, n - i < LANES ? n - i : LANES, c, mix);
 }
 
 /* exp(logits - max) of one row, their sum and the max. */

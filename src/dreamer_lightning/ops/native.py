@@ -1,4 +1,4 @@
-"""Builds and loads `kernels.c`: once per machine, in a second, with its C compiler; without one torch does the work."""
+"""Builds and loads `scan.c` with `kernels.c`: once per machine, with its C compiler; without one torch does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("scan.c", "kernels.c")]  # the first includes the others
 SWITCH = "DREAMER_KERNELS"  # "off" leaves everything to torch
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 FALLBACKS = [["-march=native"], ["-mcpu=native"], []]  # not every compiler knows each
@@ -32,6 +32,15 @@ SIGNATURES = {  # pointers, then numbers: l(ong) and f(loat)
     "twohot_loss": (4, "lll"),
     "twohot_loss_backward": (5, "lll"),
 }
+STRUCTURED = {  # pointers to the structures in `loops`, and what comes back
+    "scan_room": (1, LONG),
+    "observe_forward": (2, None),
+    "observe_backward": (2, None),
+    "dream_packed": (2, LONG),
+    "dream_room": (1, LONG),
+    "dream_pack": (2, None),
+    "dream_step": (2, None),
+}
 
 
 @functools.cache
@@ -44,6 +53,9 @@ def library() -> ctypes.CDLL | None:
         function = getattr(loaded, name)
         function.argtypes = [POINTER] * pointers + [LONG if kind == "l" else FLOAT for kind in numbers]
         function.restype = None
+    for name, (pointers, result) in STRUCTURED.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = [POINTER] * pointers, result
     return loaded
 
 
@@ -74,7 +86,7 @@ def compiler() -> str | None:
 def built() -> Path:
     """The shared library of this source, compiler and processor; built if it is not in the cache yet."""
     openmp = openmp_of_torch()
-    known = [SOURCE.read_bytes(), compiler(), openmp, FLAGS, processor()]
+    known = [*(source.read_bytes() for source in SOURCES), compiler(), openmp, FLAGS, processor()]
     name = f"kernels-{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}.so"
     for folder in folders():
         here = folder / name
@@ -104,7 +116,7 @@ def build(target: Path, openmp: str | None) -> None:
         # of "-fopenmp" only the compiling: linking it would bring a second OpenMP with threads of its own
         with tempfile.TemporaryDirectory() as scratch:
             part = f"{scratch}/kernels.o"
-            compile_ = [compile_with, *FLAGS, *native, *pragmas, "-c", str(SOURCE), "-o", part]
+            compile_ = [compile_with, *FLAGS, *native, *pragmas, "-c", str(SOURCES[0]), "-o", part]
             link = [compile_with, "-shared", part, *linked, "-lm", "-o", str(target)]
             try:
                 for command in (compile_, link):

@@ -24,6 +24,8 @@ def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[T
     """``x @ weight.T + bias``."""
     if bias is None or not stretches_pay(x, weight):
         return F.linear(x, weight, bias)
+    if fused.time_first(x):
+        return linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
     return Stretches.apply(x, weight, bias)
 
 

@@ -1,0 +1,109 @@
+"""The loops over an RSSM's steps in `scan.c`, on a CPU. `nets/scan.py` and `nets/rssm.py` hold their twins in torch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dreamer_lightning.ops import fused, native
+
+WEIGHTS = ("deter_in", "deter_bias", "stoch_in", "stoch_bias", "in_norm", "hidden", "hidden_bias", "hidden_norm")
+WEIGHTS += ("gates", "gates_bias", "post", "post_norm", "logits", "logits_bias")  # as in `nets.scan.Weights`
+MOST = 8  # hidden layers of the prior that a dream can have
+
+
+class Sizes(NamedTuple):
+    """Plain numbers of a model and a batch."""
+
+    steps: int
+    b: int  # sequences, or dreams
+    d: int  # of deter
+    z: int  # of stoch
+    u: int  # hidden units
+    g: int  # blocks
+    v: int  # units of the posterior
+    c: int  # classes of a categorical
+    unimix: float
+    eps: float
+
+
+class Model(ctypes.Structure):
+    """``model`` in scan.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("steps", "b", "d", "z", "u", "g", "v", "c", "parts")),
+        *((name, ctypes.c_float) for name in ("unimix", "eps")),
+        *((name, ctypes.c_void_p) for name in WEIGHTS),
+        ("by_post", ctypes.c_long),
+    ]
+
+
+class Dream(ctypes.Structure):
+    """``dream`` in scan.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("feat", "next", "action_in", "noise")),
+        ("prior", ctypes.c_void_p * (3 * MOST + 2)),
+        *((name, ctypes.c_void_p) for name in ("packed", "room")),
+        ("layers", ctypes.c_long),
+    ]
+
+
+usable = fused.usable
+
+
+class Loop:
+    """A model's weights as the compiled loops take them.
+
+    Args:
+        weights: in the order of ``WEIGHTS``, float32; that of the posterior may be part of a wider kernel.
+        sizes: plain numbers.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], sizes: Sizes):
+        named = dict(zip(WEIGHTS, weights, strict=True))
+        self.held = {name: w if name == "post" and w.stride(1) == 1 else w.contiguous() for name, w in named.items()}
+        pointers = {name: w.data_ptr() for name, w in self.held.items()}
+        parts = min(torch.get_num_threads(), sizes.b)
+        self.model = Model(**sizes._asdict(), parts=parts, **pointers, by_post=self.held["post"].stride(0))
+        self.library = native.library()
+
+    def run(self, name: str, *tensors: Tensor) -> None:
+        """``observe_forward`` or ``observe_backward`` on contiguous tensors in the order of its structure in scan.c."""
+        assert all(x.is_contiguous() for x in tensors), name
+        room = tensors[0].new_empty(self.library.scan_room(ctypes.byref(self.model)))
+        pointers = (ctypes.c_void_p * (len(tensors) + 1))(*(x.data_ptr() for x in tensors), room.data_ptr())
+        getattr(self.library, name)(ctypes.byref(self.model), pointers)
+
+
+class DreamLoop(Loop):
+    """Steps of a dream.
+
+    Args:
+        weights: as for ``Loop``.
+        prior: kernel, bias and norm of each hidden layer of the prior, kernel and bias of its logits.
+        sizes: plain numbers.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], prior: Sequence[Tensor], sizes: Sizes):
+        super().__init__(weights, sizes)
+        self.prior = [w.contiguous() for w in prior]
+        self.dream = Dream(layers=len(prior) // 3)
+        self.dream.prior[: len(prior)] = [w.data_ptr() for w in self.prior]
+        self.asked = ctypes.byref(self.model), ctypes.byref(self.dream)
+        self.packed = prior[0].new_empty(self.library.dream_packed(*self.asked))
+        self.room = prior[0].new_empty(self.library.dream_room(self.asked[0]))
+        self.dream.packed, self.dream.room = self.packed.data_ptr(), self.room.data_ptr()
+        self.library.dream_pack(*self.asked)
+
+    def step(self, feat: Tensor, action_in: Tensor, noise: Tensor, out: Tensor) -> None:
+        """From ``feat`` [n d+z], projected action [n u] and uniform noise [n s] to the next ``feat``, into ``out``."""
+        assert all(x.is_contiguous() for x in (feat, action_in, noise, out))
+        dream = self.dream
+        dream.feat, dream.next = feat.data_ptr(), out.data_ptr()
+        dream.action_in, dream.noise = action_in.data_ptr(), noise.data_ptr()
+        self.library.dream_step(*self.asked)

@@ -1,0 +1,309 @@
+/* The loops of `nets/scan.py` over the steps of a sequence, forward and backward, on a CPU.
+ *
+ * A step of 16 sequences is 60 small tensor operations that wait for one another; here it is one pass over the weights. Sequences do
+ * not meet within the scan, so that each thread takes some of them from the first step to the last. What is not part of the
+ * recurrence (gradients of weights) is left to wide products afterwards.
+ */
+
+#include "kernels.c"
+
+#ifdef __AVX512F__
+#define WIDE 16 /* numbers in a vector register */
+#define ROWS 8  /* rows that are worked on at once: ROWS x 2 registers hold sums */
+#else
+#define WIDE 8
+#define ROWS 4
+#endif
+#define PANEL (2 * WIDE) /* columns that are worked on at once */
+
+typedef float vec __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+
+/* Numbers that a packed kernel of k inputs and n outputs takes. */
+static long packed_size(long k, long n) { return k * ((n + PANEL - 1) / PANEL * PANEL); }
+
+/* A kernel of k inputs and n outputs, any strides, as panels [n/PANEL, k, PANEL] filled up with zeros. Returns where the room goes on. */
+static float *pack(float *restrict room, const float *restrict w, long k, long n, long by_k, long by_n) {
+  for (long first = 0; first < n; first += PANEL)
+    for (long i = 0; i < k; i++)
+      for (long j = 0; j < PANEL; j++) *room++ = first + j < n ? w[i * by_k + (first + j) * by_n] : 0.0f;
+  return room;
+}
+
+/* The part of the hidden layer's kernel that all blocks share, [g, own + wide, own] from its row `own` on, as one [wide, d]. */
+static void pack_shared(float *restrict room, const float *restrict w, long wide, long d, long own, long block) {
+  for (long first = 0; first < d; first += PANEL)
+    for (long i = 0; i < wide; i++)
+      for (long j = first; j < first + PANEL; j++) *room++ = j < d ? w[j / own * block + i * own + j % own] : 0.0f;
+}
+
+static inline __attribute__((always_inline)) void tile(const int rows, float *restrict out, long by_out, const float *restrict x,
+                                                       long by_x, const float *restrict panel, long k, long columns) {
+  vec sum[ROWS][2];
+  float edge[ROWS][PANEL];
+  for (int r = 0; r < rows; r++) {
+    if (columns < PANEL) memcpy(edge[r], out + r * by_out, sizeof(float) * columns);
+    const float *from = columns < PANEL ? edge[r] : out + r * by_out;
+    sum[r][0] = *(const vec *)from, sum[r][1] = *(const vec *)(from + WIDE);
+  }
+  for (long i = 0; i < k; i++) {
+    vec left = *(const vec *)(panel + i * PANEL), right = *(const vec *)(panel + i * PANEL + WIDE);
+    for (int r = 0; r < rows; r++) sum[r][0] += x[r * by_x + i] * left, sum[r][1] += x[r * by_x + i] * right;
+  }
+  for (int r = 0; r < rows; r++) {
+    float *to = columns < PANEL ? edge[r] : out + r * by_out;
+    *(vec *)to = sum[r][0], *(vec *)(to + WIDE) = sum[r][1];
+    if (columns < PANEL) memcpy(out + r * by_out, edge[r], sizeof(float) * columns);
+  }
+}
+
+/* out [rows n] += x [rows k] times a packed kernel; rows of both lie by_out and by_x apart. */
+static void add_product(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict packed, long rows,
+                        long k, long n) {
+  for (long first = 0; first < n; first += PANEL, packed += k * PANEL) {
+    long columns = n - first < PANEL ? n - first : PANEL, r = 0;
+    for (; r + ROWS <= rows; r += ROWS) tile(ROWS, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
+    for (; r + 4 <= rows; r += 4) tile(4, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
+    for (; r < rows; r++) tile(1, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
+  }
+}
+
+static inline void fill(float *restrict out, long by_out, const float *restrict row, long rows, long n) {
+  for (long r = 0; r < rows; r++) memcpy(out + r * by_out, row, sizeof(float) * n);
+}
+
+static inline void clear(float *restrict out, long by_out, long rows, long n) {
+  for (long r = 0; r < rows; r++) memset(out + r * by_out, 0, sizeof(float) * n);
+}
+
+static void draw_all(float *out, const float *logits, const float *noise, long n, long c, float mix) {
+  for (long i = 0; i < n; i += LANES) draw_group(out + i * c, logits + i * c, noise + i, n - i < LANES ? n - i : LANES, c, mix);
+}
+
+/* Sizes, and the weights in the layout of `Weights` in nets/scan.py. */
+typedef struct {
+  long steps, b, d, z, u, g, v, c, parts;
+  float unimix, eps;
+  const float *deter_in, *deter_bias, *stoch_in, *stoch_bias, *in_norm, *hidden, *hidden_bias, *hidden_norm, *gates, *gates_bias;
+  const float *post, *post_norm, *logits, *logits_bias;
+  long by_post; /* post [v d] may be part of a wider kernel */
+} model;
+
+/* Numbers of room that either scan needs. */
+long scan_room(const model *m) {
+  long own = m->d / m->g, wide = packed_size(m->d, m->u) + packed_size(m->u, m->d) + packed_size(m->z, m->u) + packed_size(m->u, m->z);
+  wide += m->g * (packed_size(own, own) + packed_size(own, 3 * own) + packed_size(3 * own, own));
+  wide += packed_size(3 * m->u, m->d) + packed_size(m->d, 3 * m->u) + packed_size(m->d, m->v) + packed_size(m->v, m->d);
+  return wide + packed_size(m->v, m->z) + packed_size(m->z, m->v) + m->b * (2 * m->d + m->v + 2 * m->u + m->z);
+}
+
+/* Where the recurrence's packed kernels are, and where the room goes on. */
+typedef struct {
+  float *deter_in, *stoch_in, *shared, *own, *gates, *rest;
+} recurrence;
+
+static recurrence pack_recurrence(const model *m, float *room, int fresh) {
+  long d = m->d, z = m->z, u = m->u, g = m->g, own = d / g, wide = 3 * u, block = (own + wide) * own;
+  recurrence k = {.deter_in = room};
+  k.stoch_in = k.deter_in + packed_size(d, u);
+  k.shared = k.stoch_in + packed_size(z, u);
+  k.own = k.shared + packed_size(wide, d);
+  k.gates = k.own + g * packed_size(own, own);
+  k.rest = k.gates + g * packed_size(own, 3 * own);
+  if (!fresh) return k;
+  pack(k.deter_in, m->deter_in, d, u, 1, d);
+  pack(k.stoch_in, m->stoch_in, z, u, 1, z);
+  pack_shared(k.shared, m->hidden + own * own, wide, d, own, block);
+  for (long i = 0; i < g; i++) {
+    pack(k.own + i * packed_size(own, own), m->hidden + i * block, own, own, own, 1);
+    pack(k.gates + i * packed_size(own, 3 * own), m->gates + i * own * 3 * own, own, 3 * own, 3 * own, 1);
+  }
+  return k;
+}
+
+/* The next deter of some rows. Besides h (deter) and s (stoch) it takes x [rows 3u], whose last third is the projected action, and
+ * leaves what the backward needs in pre [rows 2 u], x, hidden [rows d] and gates [g, rows 3d/g], whose blocks lie by_gates apart. */
+static void core(const model *m, const recurrence *k, long rows, const float *h, long by_h, const float *s, long by_s, float *pre,
+                 float *x, float *hidden, float *y, float *gates, long by_gates, float *next, long by_next) {
+  long d = m->d, u = m->u, own = d / m->g, wide = 3 * u;
+  fill(pre, 2 * u, m->deter_bias, rows, u);
+  fill(pre + u, 2 * u, m->stoch_bias, rows, u);
+  add_product(pre, 2 * u, h, by_h, k->deter_in, rows, d, u);
+  add_product(pre + u, 2 * u, s, by_s, k->stoch_in, rows, m->z, u);
+  for (long r = 0; r < rows; r++)
+    for (long i = 0; i < 2; i++) norm_silu_row(x + r * wide + i * u, pre + (2 * r + i) * u, m->in_norm + i * u, u, m->eps);
+  fill(hidden, d, m->hidden_bias, rows, d);
+  add_product(hidden, d, x, wide, k->shared, rows, wide, d);
+  for (long i = 0; i < m->g; i++) add_product(hidden + i * own, d, h + i * own, by_h, k->own + i * packed_size(own, own), rows, own, own);
+  for (long r = 0; r < rows; r++) norm_silu_row(y + r * d, hidden + r * d, m->hidden_norm, d, m->eps);
+  for (long i = 0; i < m->g; i++) {
+    float *gate = gates + i * by_gates;
+    clear(gate, 3 * own, rows, 3 * own);
+    add_product(gate, 3 * own, y + i * own, d, k->gates + i * packed_size(own, 3 * own), rows, own, 3 * own);
+    for (long r = 0; r < rows; r++)
+      gru_row(next + r * by_next + i * own, gate + r * 3 * own, m->gates_bias + i * 3 * own, h + r * by_h + i * own, own);
+  }
+}
+
+typedef struct {
+  float *deter, *stoch;           /* [b d] and [b z] before the first step */
+  float *embed_in, *keep, *noise; /* [t b v], [t b], [t b s] */
+  float *hm, *zm, *pre_in, *x, *pre_hid, *gates, *pre_post, *deters, *stochs, *logits; /* to be filled, as `ObserveScan` keeps them */
+  float *room;
+} forward;
+
+void observe_forward(const model *m, const forward *f) {
+  long b = m->b, d = m->d, z = m->z, u = m->u, g = m->g, v = m->v, own = d / g, groups = z / m->c;
+  recurrence k = pack_recurrence(m, f->room, 1);
+  float *post = k.rest, *logit = pack(post, m->post, d, v, 1, m->by_post), *rest = pack(logit, m->logits, v, z, 1, v);
+
+#pragma omp parallel for schedule(static) num_threads(m->parts)
+  for (long part = 0; part < m->parts; part++) {
+    long r0 = part * b / m->parts, rows = (part + 1) * b / m->parts - r0;
+    float *y = rest + r0 * (d + v), *o = y + rows * d;
+    const float *deter = f->deter + r0 * d, *stoch = f->stoch + r0 * z;
+    for (long t = 0; t < m->steps; t++) {
+      long at = t * b + r0;
+      float *h = f->hm + at * d, *s = f->zm + at * z, *seen = f->pre_post + at * v, *logits = f->logits + at * z;
+      for (long r = 0; r < rows; r++) {
+        float keep = f->keep[at + r];
+        for (long j = 0; j < d; j++) h[r * d + j] = deter[r * d + j] * keep;
+        for (long j = 0; j < z; j++) s[r * z + j] = stoch[r * z + j] * keep;
+      }
+      float *next = f->deters + at * d, *drawn = f->stochs + at * z;
+      core(m, &k, rows, h, d, s, z, f->pre_in + at * 2 * u, f->x + at * 3 * u, f->pre_hid + at * d, y,
+           f->gates + (t * g * b + r0) * 3 * own, b * 3 * own, next, d);
+      memcpy(seen, f->embed_in + at * v, sizeof(float) * rows * v);
+      add_product(seen, v, next, d, post, rows, d, v);
+      for (long r = 0; r < rows; r++) norm_silu_row(o + r * v, seen + r * v, m->post_norm, v, m->eps);
+      fill(logits, z, m->logits_bias, rows, z);
+      add_product(logits, z, o, v, logit, rows, v, z);
+      draw_all(drawn, logits, f->noise + at * groups, rows * groups, m->c, m->unimix);
+      deter = next, stoch = drawn;
+    }
+  }
+}
+
+#define BLOCK 32 /* dreams that one thread takes through a step at once: what is between their states stays in its cache */
+#define MOST 8   /* hidden layers of the prior */
+
+typedef struct {
+  float *feat, *next, *action_in, *noise; /* [n d+z], to be filled [n d+z], [n u], [n s] */
+  float *prior[3 * MOST + 2];             /* kernel [u .], bias and norm of each layer; kernel [z .] and bias of the logits */
+  float *packed, *room;                   /* of `dream_pack`; of one step */
+  long layers;
+} dream;
+
+long dream_packed(const model *m, const dream *f) {
+  return scan_room(m) + f->layers * packed_size(m->d + m->u, m->u) + packed_size(m->d + m->u, m->z);
+}
+
+long dream_room(const model *m) { return m->parts * BLOCK * (7 * m->u + 2 * m->d + 3 * m->d / m->g + m->z); }
+
+/* Pack the kernels of the recurrence and of the prior, once for all steps of a dream. */
+void dream_pack(const model *m, const dream *f) {
+  float *at = pack_recurrence(m, f->packed, 1).rest;
+  for (long i = 0, in = m->d; i < f->layers; i++, in = m->u) at = pack(at, f->prior[3 * i], in, m->u, 1, in);
+  long in = f->layers ? m->u : m->d;
+  pack(at, f->prior[3 * f->layers], in, m->z, 1, in);
+}
+
+void dream_step(const model *m, const dream *f) {
+  long n = m->b, d = m->d, z = m->z, u = m->u, wide = d + z, groups = z / m->c;
+  recurrence k = pack_recurrence(m, f->packed, 0);
+#pragma omp parallel for schedule(static) num_threads(m->parts)
+  for (long part = 0; part < m->parts; part++) {
+    float *pre = f->room + part * dream_room(m) / m->parts, *x = pre + BLOCK * 2 * u, *hidden = x + BLOCK * 3 * u, *y = hidden + BLOCK * d;
+    float *sums = y + BLOCK * d, *units = sums + BLOCK * u, *logits = units + BLOCK * u, *gate = logits + BLOCK * z;
+    long last = (part + 1) * n / m->parts;
+    for (long r0 = part * n / m->parts; r0 < last; r0 += BLOCK) {
+      long rows = last - r0 < BLOCK ? last - r0 : BLOCK, by_in = wide, in = d;
+      float *feat = f->feat + r0 * wide, *next = f->next + r0 * wide, *from = next, *packed = k.rest;
+      for (long r = 0; r < rows; r++) memcpy(x + r * 3 * u + 2 * u, f->action_in + (r0 + r) * u, sizeof(float) * u);
+      core(m, &k, rows, feat, wide, feat + d, wide, pre, x, hidden, y, gate, 0, next, wide);
+      for (long i = 0; i < f->layers; i++, by_in = in = u, from = units) {
+        fill(sums, u, f->prior[3 * i + 1], rows, u);
+        add_product(sums, u, from, by_in, packed, rows, in, u);
+        packed += packed_size(in, u);
+        for (long r = 0; r < rows; r++) norm_silu_row(units + r * u, sums + r * u, f->prior[3 * i + 2], u, m->eps);
+      }
+      fill(logits, z, f->prior[3 * f->layers + 1], rows, z);
+      add_product(logits, z, from, by_in, packed, rows, in, z);
+      for (long r = 0; r < rows; r++) draw_all(next + r * wide + d, logits + r * z, f->noise + (r0 + r) * groups, groups, m->c, m->unimix);
+    }
+  }
+}
+
+typedef struct {
+  float *hm, *pre_in, *pre_hid, *gates, *pre_post, *logits, *keep; /* as the forward left them */
+  float *grad_deter, *grad_stoch;                                  /* [t b d], [t b z] */
+  float *d_logits;                                                 /* gradient of the logits, to which the draws' is added */
+  float *d_out, *d_post, *d_gates, *d_y, *d_hid, *d_x, *d_in;      /* to be filled */
+  float *d_deter, *d_stoch;                                        /* [b d], [b z]: of what came before the first step */
+  float *room;
+} backward;
+
+void observe_backward(const model *m, const backward *f) {
+  long b = m->b, d = m->d, z = m->z, u = m->u, g = m->g, v = m->v, own = d / g, wide = 3 * u, groups = z / m->c;
+  const float *shared = m->hidden + own * own;
+  float *logits = f->room, *post = pack(logits, m->logits, z, v, v, 1), *gates = pack(post, m->post, v, d, m->by_post, 1), *hid = gates;
+  for (long i = 0; i < g; i++) hid = pack(hid, m->gates + i * own * 3 * own, 3 * own, own, 1, 3 * own);
+  float *blocks = hid;
+  for (long first = 0; first < wide; first += PANEL)
+    for (long column = 0; column < d; column++)
+      for (long j = 0; j < PANEL; j++, blocks++)
+        *blocks = first + j < wide ? shared[column / own * (own + wide) * own + (first + j) * own + column % own] : 0.0f;
+  float *deter_in = blocks;
+  for (long i = 0; i < g; i++) deter_in = pack(deter_in, m->hidden + i * (own + wide) * own, own, own, 1, own);
+  float *stoch_in = pack(deter_in, m->deter_in, u, d, d, 1), *rest = pack(stoch_in, m->stoch_in, u, z, z, 1);
+  long size_own = packed_size(own, own), size_gates = packed_size(3 * own, own);
+
+#pragma omp parallel for schedule(static) num_threads(m->parts)
+  for (long part = 0; part < m->parts; part++) {
+    long r0 = part * b / m->parts, rows = (part + 1) * b / m->parts - r0;
+    float *dh = rest + r0 * 2 * d, *old = dh + rows * d;
+    float *d_deter = f->d_deter + r0 * d, *d_stoch = f->d_stoch + r0 * z;
+    clear(d_deter, d, rows, d);
+    clear(d_stoch, z, rows, z);
+    for (long t = m->steps - 1; t >= 0; t--) {
+      long at = t * b + r0;
+      float *d_logits = f->d_logits + at * z, *d_out = f->d_out + at * v, *d_post = f->d_post + at * v, *d_y = f->d_y + at * d;
+      float *d_hid = f->d_hid + at * d, *d_x = f->d_x + at * wide, *d_in = f->d_in + at * 2 * u;
+      for (long i = 0, n = rows * groups; i < n; i += LANES)
+        straight_through_group(d_logits + i * m->c, f->grad_stoch + at * z + i * m->c, d_stoch + i * m->c, f->logits + at * z + i * m->c,
+                               n - i < LANES ? n - i : LANES, m->c, m->unimix);
+      clear(d_out, v, rows, v);
+      add_product(d_out, v, d_logits, z, logits, rows, z, v);
+      for (long r = 0; r < rows; r++)
+        norm_silu_backward_row(d_post + r * v, d_out + r * v, f->pre_post + (at + r) * v, m->post_norm, v, m->eps);
+      for (long j = 0; j < rows * d; j++) dh[j] = d_deter[j] + f->grad_deter[at * d + j];
+      add_product(dh, d, d_post, v, post, rows, v, d);
+      clear(d_y, d, rows, d);
+      for (long i = 0; i < g; i++) {
+        long gate = ((t * g + i) * b + r0) * 3 * own;
+        for (long r = 0; r < rows; r++) {
+          long k = r * d + i * own;
+          gru_backward_row(f->d_gates + gate + r * 3 * own, old + k, dh + k, f->gates + gate + r * 3 * own, m->gates_bias + i * 3 * own,
+                           f->hm + at * d + k, own);
+        }
+        add_product(d_y + i * own, d, f->d_gates + gate, 3 * own, gates + i * size_gates, rows, 3 * own, own);
+      }
+      for (long r = 0; r < rows; r++)
+        norm_silu_backward_row(d_hid + r * d, d_y + r * d, f->pre_hid + (at + r) * d, m->hidden_norm, d, m->eps);
+      clear(d_x, wide, rows, wide);
+      add_product(d_x, wide, d_hid, d, hid, rows, d, wide);
+      for (long r = 0; r < rows; r++)
+        for (long i = 0; i < 2; i++)
+          norm_silu_backward_row(d_in + (2 * r + i) * u, d_x + r * wide + i * u, f->pre_in + (2 * (at + r) + i) * u, m->in_norm + i * u, u,
+                                 m->eps);
+      for (long i = 0; i < g; i++) add_product(old + i * own, d, d_hid + i * own, d, blocks + i * size_own, rows, own, own);
+      add_product(old, d, d_in, 2 * u, deter_in, rows, u, d);
+      clear(d_stoch, z, rows, z);
+      add_product(d_stoch, z, d_in + u, 2 * u, stoch_in, rows, u, z);
+      for (long r = 0; r < rows; r++) {
+        float keep = f->keep[at + r];
+        for (long j = 0; j < d; j++) d_deter[r * d + j] = old[r * d + j] * keep;
+        for (long j = 0; j < z; j++) d_stoch[r * z + j] *= keep;
+      }
+    }
+  }
+}

@@ -1,0 +1,130 @@
+"""The compiled loops over an RSSM's steps compute what stepping in torch does, for any sizes, rows and threads."""
+
+import contextlib
+
+import pytest
+import torch
+
+from dreamer_lightning.nets import fast
+from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.ops import fused, loops, native
+from dreamer_lightning.types import Latent
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
+
+SIZES = {
+    "round": {"deter": 64, "hidden": 32, "stoch": 8, "classes": 4},
+    "odd": {"deter": 45, "hidden": 9, "stoch": 5, "classes": 3, "blocks": 5},
+    "wide": {"deter": 264, "hidden": 70, "stoch": 3, "classes": 17, "blocks": 2},
+}
+ROWS = (1, 7, 16, 45)  # below, at and above the rows that are worked on at once, and the dreams of a block
+
+
+def make(sizes: str, **options) -> BlockRSSM:
+    torch.manual_seed(0)
+    rssm = BlockRSSM(6, 24, **{**SIZES[sizes], **options})
+    for parameter in rssm.parameters():  # biases and scales away from where they start
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return rssm
+
+
+def observe(rssm: BlockRSSM, b: int, t: int = 7) -> dict[str, torch.Tensor]:
+    """Values of a scan, and gradients of weights and inputs."""
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, generator=generator).requires_grad_()  # noqa: E731
+    latent, action, embed = Latent(draw(b, rssm.deter_dim), draw(b, rssm.stoch_dim)), draw(b, t, 6), draw(b, t, 24)
+    is_first, noise = torch.rand(b, t, generator=generator) < 0.3, rssm.noise(b, t, generator=generator)
+    rssm.zero_grad()
+    post, logits = rssm.observe(latent, action, embed, is_first, noise)
+    sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (*post, logits)).backward()
+    leaves = {"deter0": latent.deter, "stoch0": latent.stoch, "action": action, "embed": embed}
+    grads = {name: x.grad for name, x in (leaves | dict(rssm.named_parameters())).items() if x.grad is not None}
+    return {"deter": post.deter.detach(), "stoch": post.stoch.detach(), "logits": logits.detach()} | grads
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[tuple]:
+    """The calls of a method, as they come."""
+    seen, run = [], getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda self, *args, **kw: (seen.append(args), run(self, *args, **kw))[1])
+    return seen
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_observing(sizes, rows, monkeypatch):
+    rssm, seen = make(sizes), calls(monkeypatch, loops.Loop, "run")
+    got = observe(rssm, rows)
+    assert [args[0] for args in seen] == ["observe_forward", "observe_backward"]
+    with fused.eager():
+        want = observe(rssm, rows)
+    assert len(seen) == 2
+    assert got.keys() == want.keys()
+    for name in want:
+        assert (got[name] - want[name]).norm() <= 3e-6 * want[name].norm().clamp(min=1e-3), name
+
+
+def dream(rssm: BlockRSSM, n: int, h: int = 5) -> tuple[Latent, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    deter = torch.randn(n, rssm.deter_dim, generator=generator).tanh()
+    mix = torch.randn(rssm.deter_dim + rssm.stoch_dim, 6, generator=generator)
+    noise = rssm.noise(n, h, generator=generator)
+    start = Latent(deter, rssm.draw(torch.zeros(n, rssm.stoch, rssm.classes), noise[:, 0]))
+    with torch.no_grad():
+        return rssm.imagine(start, lambda feat, step: torch.tanh(feat @ mix) * (1 + step), noise)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_dreaming(sizes, layers, rows, monkeypatch):
+    rssm, seen = make(sizes, img_layers=layers), calls(monkeypatch, loops.DreamLoop, "step")
+    got, action = dream(rssm, rows)
+    assert len(seen) == 5
+    with fused.eager():
+        want, wanted = dream(rssm, rows)
+    assert len(seen) == 5
+    assert torch.equal(got.stoch, want.stoch)
+    for x, y in ((got.deter, want.deter), (got.feat, want.feat), (action, wanted)):
+        assert x.shape == y.shape
+        assert (x - y).norm() <= 3e-6 * y.norm()
+
+
+def test_threads_change_nothing():
+    rssm, before, found = make("odd"), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((*dream(rssm, 45)[0], observe(rssm, 16)["deter0"]))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        ("gradients", {}),
+        ("indices instead of noise", {}),
+        ("float64", {}),
+        ("none", {"act": "gelu"}),
+        ("none", {"img_layers": loops.MOST + 1}),
+    ],
+)
+def test_what_the_loops_cannot_do_is_stepped_through(change, options, monkeypatch):
+    rssm, seen = make("round", **options), calls(monkeypatch, loops.DreamLoop, "step")
+    rssm = rssm.double() if change == "float64" else rssm
+    start = rssm.initial(3).map(lambda x: x.to(rssm.gates.weight.dtype))
+    noise = torch.zeros(3, 4, 8, dtype=torch.int64) if change.startswith("indices") else rssm.noise(3, 4)
+    action = torch.zeros(3, 5, 6, dtype=start.deter.dtype)
+    with contextlib.nullcontext() if change == "gradients" else torch.no_grad():
+        latent, _ = rssm.imagine(start, lambda feat, step: action[:, step], noise)
+    assert latent.feat.shape == (3, 5, 96)
+    assert not seen
+    assert not fast.can_dream(rssm, start, noise) or change == "gradients"
+
+
+def test_not_finite_stays_visible():
+    rssm = make("round")
+    rssm.deter_in.linears[0].weight.data[0, 0] = float("nan")
+    assert dream(rssm, 3)[0].deter.isnan().any()
