@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dreamer_lightning.nets import fast
+from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
 from dreamer_lightning.types import Latent
@@ -87,6 +88,30 @@ def test_dreaming(sizes, layers, rows, monkeypatch):
     for x, y in ((got.deter, want.deter), (got.feat, want.feat), (action, wanted)):
         assert x.shape == y.shape
         assert (x - y).norm() <= 3e-6 * y.norm()
+
+
+@pytest.mark.parametrize("rows", [64, 100, 4099])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("units", [64, 9])
+def test_mlp(units, layers, rows, monkeypatch):
+    torch.manual_seed(0)
+    mlp, seen = MLP(21, units, layers), []
+    for parameter in mlp.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    run = loops.mlp
+    monkeypatch.setattr(loops, "mlp", lambda *args: (seen.append(args), run(*args))[1])
+    for x in (torch.randn(rows, 21), torch.randn(3, rows, 21).transpose(0, 1), torch.randn(rows, 42)[:, ::2]):
+        seen.clear()
+        with torch.no_grad():
+            got = mlp(x)
+            assert seen
+            with fused.eager():
+                want = mlp(x)
+        assert got.shape == want.shape
+        assert (got - want).norm() <= 2e-6 * want.norm()
+    seen.clear()
+    mlp(x), mlp(x[:5]), MLP(42, units, layers, act="elu")(torch.randn(rows, 42))
+    assert not seen  # a gradient, few rows, another activation
 
 
 def test_threads_change_nothing():

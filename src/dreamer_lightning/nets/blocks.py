@@ -5,8 +5,9 @@ Source: danijar/dreamerv3 `embodied/jax/nets.py@e3f0224` (defaults and initialis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
 from dreamer_lightning.nets.norms import norm_layer as norm_layer
-from dreamer_lightning.ops import fused, products
+from dreamer_lightning.ops import fused, loops, products
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368
@@ -271,10 +272,18 @@ class MLP(nn.Module):
         widths = [in_dim] + [units] * (layers - 1)
         self.linears = nn.ModuleList(Linear(width, units, init=init, bias=norm != "layer") for width in widths[:layers])
         self.norms = nn.ModuleList(norm_layer(norm, units) for _ in range(layers))
-        self.act = activation(act)
+        self.act, self.rms = activation(act), norm == "rms" and layers > 0
         self.out_dim = units if layers else in_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        for linear, norm in zip(self.linears, self.norms, strict=True):
+        if self.act is F.silu and self.rms:
+            weights = [w for linear, norm in self.pairs() for w in (linear.weight, linear.bias, norm.weight)]
+            if loops.mlp_pays(x, weights):
+                return loops.mlp(x, weights, self.norms[0].eps)
+        for linear, norm in self.pairs():
             x = normed(norm, self.act, linear(x))
         return x
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Each linear layer with its norm."""
+        return zip(self.linears, self.norms, strict=True)

@@ -13,7 +13,8 @@ from dreamer_lightning.ops import fused, native
 
 WEIGHTS = ("deter_in", "deter_bias", "stoch_in", "stoch_bias", "in_norm", "hidden", "hidden_bias", "hidden_norm")
 WEIGHTS += ("gates", "gates_bias", "post", "post_norm", "logits", "logits_bias")  # as in `nets.scan.Weights`
-MOST = 8  # hidden layers of the prior that a dream can have
+MOST = 8  # hidden layers that a loop can have
+ENOUGH = 64  # rows from which a kernel is worth laying out anew
 
 
 class Sizes(NamedTuple):
@@ -53,7 +54,47 @@ class Dream(ctypes.Structure):
     ]
 
 
+class MLP(ctypes.Structure):
+    """``mlp`` in scan.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "out")),
+        ("weights", ctypes.c_void_p * (3 * MOST)),
+        ("room", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts")),
+        ("eps", ctypes.c_float),
+    ]
+
+
 usable = fused.usable
+
+
+def mlp_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether ``mlp`` can take these, and is worth laying out the kernels anew: enough rows, and no gradient."""
+    rows, layers = x.numel() // x.shape[-1], len(weights) // 3
+    fits = rows >= ENOUGH and 0 < layers <= MOST and not fused.differentiated(x, *weights)
+    return fits and usable(x, *weights) and not torch.is_autocast_enabled("cpu")
+
+
+def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
+    """Layers of a product, an RMS norm and SiLU each, without a gradient.
+
+    Args:
+        x: [*b, i].
+        weights: kernel [u, .], bias and norm of each layer.
+        eps: of the norms.
+    """
+    if fused.time_first(x):
+        return mlp(x.transpose(0, 1), weights, eps).transpose(0, 1)
+    x, held, library = x.contiguous(), [w.contiguous() for w in weights], native.library()
+    out = x.new_empty(*x.shape[:-1], len(held[0]))
+    numbers = {"n": x.numel() // x.shape[-1], "inputs": x.shape[-1], "u": len(held[0]), "layers": len(held) // 3}
+    asked = MLP(x=x.data_ptr(), out=out.data_ptr(), parts=torch.get_num_threads(), eps=eps, **numbers)
+    asked.weights[: len(held)] = [w.data_ptr() for w in held]
+    room = x.new_empty(library.mlp_room(ctypes.byref(asked)))
+    asked.room = room.data_ptr()
+    library.mlp_forward(ctypes.byref(asked))
+    return out
 
 
 class Loop:

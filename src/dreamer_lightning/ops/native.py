@@ -36,6 +36,8 @@ STRUCTURED = {  # pointers to the structures in `loops`, and what comes back
     "scan_room": (1, LONG),
     "observe_forward": (2, None),
     "observe_backward": (2, None),
+    "mlp_room": (1, LONG),
+    "mlp_forward": (1, None),
     "dream_packed": (2, LONG),
     "dream_room": (1, LONG),
     "dream_pack": (2, None),

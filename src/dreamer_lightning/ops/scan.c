@@ -183,8 +183,43 @@ void observe_forward(const model *m, const forward *f) {
   }
 }
 
-#define BLOCK 32 /* dreams that one thread takes through a step at once: what is between their states stays in its cache */
-#define MOST 8   /* hidden layers of the prior */
+#define BLOCK 32 /* rows that one thread takes through all layers at once: what is between them stays in its cache */
+#define MOST 8   /* hidden layers */
+
+typedef struct {
+  const float *x; /* [n in] */
+  float *out;     /* to be filled [n u] */
+  float *weights[3 * MOST]; /* kernel [u .], bias and norm of each layer */
+  float *room;
+  long n, in, u, layers, parts;
+  float eps;
+} mlp;
+
+long mlp_room(const mlp *m) {
+  return packed_size(m->in, m->u) + (m->layers - 1) * packed_size(m->u, m->u) + m->parts * 2 * BLOCK * m->u;
+}
+
+/* Layers of a product, an RMS norm and SiLU each. */
+void mlp_forward(const mlp *m) {
+  float *rest = m->room;
+  for (long i = 0, in = m->in; i < m->layers; i++, in = m->u) rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
+#pragma omp parallel for schedule(static) num_threads(m->parts)
+  for (long part = 0; part < m->parts; part++) {
+    float *sums = rest + part * 2 * BLOCK * m->u, *units = sums + BLOCK * m->u;
+    long last = (part + 1) * m->n / m->parts, u = m->u;
+    for (long r0 = part * m->n / m->parts; r0 < last; r0 += BLOCK) {
+      long rows = last - r0 < BLOCK ? last - r0 : BLOCK, in = m->in;
+      const float *from = m->x + r0 * in, *packed = m->room;
+      for (long i = 0; i < m->layers; i++, in = u, from = units) {
+        fill(sums, u, m->weights[3 * i + 1], rows, u);
+        add_product(sums, u, from, in, packed, rows, in, u);
+        packed += packed_size(in, u);
+        float *to = i + 1 < m->layers ? units : m->out + r0 * u;
+        for (long r = 0; r < rows; r++) norm_silu_row(to + r * u, sums + r * u, m->weights[3 * i + 2], u, m->eps);
+      }
+    }
+  }
+}
 
 typedef struct {
   float *feat, *next, *action_in, *noise; /* [n d+z], to be filled [n d+z], [n u], [n s] */
