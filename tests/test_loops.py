@@ -1,6 +1,9 @@
 """The compiled loops over an RSSM's steps compute what stepping in torch does, for any sizes, rows and threads."""
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -67,7 +70,7 @@ def test_observing(sizes, rows, monkeypatch):
 def dream(rssm: BlockRSSM, n: int, h: int = 5) -> tuple[Latent, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     deter = torch.randn(n, rssm.deter_dim, generator=generator).tanh()
-    mix = torch.randn(rssm.deter_dim + rssm.stoch_dim, 6, generator=generator)
+    mix = 0.05 * torch.randn(rssm.deter_dim + rssm.stoch_dim, 6, generator=generator)
     noise = rssm.noise(n, h, generator=generator)
     start = Latent(deter, rssm.draw(torch.zeros(n, rssm.stoch, rssm.classes), noise[:, 0]))
     with torch.no_grad():
@@ -153,3 +156,15 @@ def test_not_finite_stays_visible():
     rssm = make("round")
     rssm.deter_in.linears[0].weight.data[0, 0] = float("nan")
     assert dream(rssm, 3)[0].deter.isnan().any()
+
+
+def test_without_the_instructions_of_this_processor(tmp_path):
+    """A build for any processor of its kind, with narrower registers, passes the same."""
+    run = "import sys, pytest; from dreamer_lightning.ops import native; native.FALLBACKS = [[]]; "
+    run += (
+        f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', 'observing or dreaming or mlp']))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert len(list(tmp_path.rglob("kernels-*.so"))) == 1
