@@ -9,9 +9,12 @@ import time
 
 import torch
 
+from dreamer_lightning.nets.blocks import MLP
+from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import fused, native, products
 from dreamer_lightning.ops.scalars import symexp_bins, twohot_encode
 from dreamer_lightning.runtime import keep_memory
+from dreamer_lightning.types import Latent
 
 
 def clock(function, inputs, plain: bool, inner: int) -> float:
@@ -66,6 +69,30 @@ def main() -> None:
         products.linear,
         *(x.detach() for x in (draw(rows, 64), draw(255, 64), draw(255))),
     )
+    loops()
+
+
+def loops() -> None:
+    """Over the steps of a size1m model."""
+    torch.manual_seed(0)
+    rssm, mlp = BlockRSSM(6, 64), MLP(640, 64, 3).requires_grad_(False)
+    start, first = rssm.initial(16), torch.rand(16, 64) < 0.01
+    noise = rssm.noise(16, 64)
+
+    def observe(action: torch.Tensor, embed: torch.Tensor) -> torch.Tensor:
+        latent, logits = rssm.observe(start, action, embed, first, noise)
+        return latent.deter.sum() + logits.sum() + latent.stoch.square().sum()
+
+    @torch.no_grad()
+    def imagine(deter: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        stoch = torch.zeros(len(deter), rssm.stoch_dim)
+        return rssm.imagine(Latent(deter, stoch), lambda feat, step: action[:, step], noise)[1]
+
+    row("observe [16 64], forward and backward", observe, torch.randn(16, 64, 6), torch.randn(16, 64, 64))
+    for n in (128, 1024):
+        given = (torch.randn(n, 512).tanh(), torch.randn(n, 16, 6), rssm.noise(n, 15))
+        row(f"imagine 15 steps [{n}], without a policy", imagine, *given)
+    row("MLP of 3 layers [16384 640], forward", mlp, torch.randn(16384, 640))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """Times one update of size1m on walker's vectors, batch 16x64, 15 dreamed steps: median of 7 after 5.
 
-    OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare]
+    OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare] [--against CHECKOUT]
 
-With ``--compare`` updates take turns: with the compiled kernels and products in stretches, and without either.
+With ``--compare`` updates take turns: with the compiled kernels and products in stretches, and without either. With
+``--against`` they take turns with those of another checkout of this project, in a process of its own.
 """
 
 import argparse
 import contextlib
+import os
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -52,13 +57,42 @@ def clock(update, plain: bool) -> float:
         return time.perf_counter() - start
 
 
+class Server:
+    """Updates of another checkout, one at a time."""
+
+    def __init__(self, checkout: Path, imag_last: int):
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+        command = [sys.executable, __file__, str(imag_last), "--serve"]
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def update(self) -> float:
+        """Seconds of one."""
+        print(file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("imag_last", nargs="?", type=int, default=0)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     keep_memory()
     update, threads = build(given.imag_last), torch.get_num_threads()
+    if given.serve:
+        for _ in sys.stdin:
+            print(clock(update, plain=False), flush=True)
+        return
+    if given.against:
+        theirs = Server(given.against, given.imag_last)
+        times = [(clock(update, plain=False), theirs.update()) for _ in range(26)][5:]
+        ours, other = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(a / b for a, b in times)
+        print(f"{ours:.3f} s here, {other:.3f} s there, {threads} threads; {ratio:.2f} of the time, pair by pair")
+        return
     modes = [False, True] if given.compare else [False]
     times = [[clock(update, plain) for plain in modes] for _ in range(12)][5:]
     print(f"{statistics.median(row[0] for row in times):.3f} s an update, {threads} threads")
