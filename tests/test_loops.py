@@ -93,7 +93,26 @@ def test_dreaming(sizes, layers, rows, monkeypatch):
         assert (x - y).norm() <= 3e-6 * y.norm()
 
 
-@pytest.mark.parametrize("rows", [64, 100, 4099])
+@pytest.mark.parametrize("rows", [1, 7, 16])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_acting(sizes, rows, monkeypatch):
+    rssm, seen = make(sizes), calls(monkeypatch, loops.Loop, "run")
+    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
+    latent = Latent(draw(rows, rssm.deter_dim), draw(rows, rssm.stoch_dim))
+    first, noise = draw(rows) < -0.5, rssm.noise(rows)
+    with torch.no_grad():
+        got, logits = rssm.observe_step(latent, draw(rows, 6), draw(rows, 24), first, noise)
+        assert [args[0] for args in seen] == ["observe_forward"]
+        with fused.eager():
+            want, wanted = rssm.observe_step(latent, draw(rows, 6), draw(rows, 24), first, noise)
+    assert len(seen) == 1
+    assert torch.equal(got.stoch, want.stoch)
+    for x, y in ((got.deter, want.deter), (logits, wanted)):
+        assert x.shape == y.shape
+        assert (x - y).norm() <= 2e-6 * y.norm()
+
+
+@pytest.mark.parametrize("rows", [3, 16, 64, 100, 4099])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("units", [64, 9])
 def test_mlp(units, layers, rows, monkeypatch):
@@ -103,7 +122,9 @@ def test_mlp(units, layers, rows, monkeypatch):
         parameter.data += 0.1 * torch.randn_like(parameter)
     run = loops.mlp
     monkeypatch.setattr(loops, "mlp", lambda *args: (seen.append(args), run(*args))[1])
-    for x in (torch.randn(rows, 21), torch.randn(3, rows, 21).transpose(0, 1), torch.randn(rows, 42)[:, ::2]):
+    inputs = [torch.randn(rows, 21), torch.randn(rows, 42)[:, ::2]]
+    inputs += [torch.randn(3, rows, 21).transpose(0, 1)] if rows >= loops.ENOUGH else []
+    for x in inputs:
         seen.clear()
         with torch.no_grad():
             got = mlp(x)
@@ -113,8 +134,9 @@ def test_mlp(units, layers, rows, monkeypatch):
         assert got.shape == want.shape
         assert (got - want).norm() <= 2e-6 * want.norm()
     seen.clear()
-    mlp(x), mlp(x[:5]), MLP(42, units, layers, act="elu")(torch.randn(rows, 42))
-    assert not seen  # a gradient, few rows, another activation
+    x = torch.randn(rows, 21)
+    mlp(x), mlp(torch.randn(40, 21)), MLP(21, units, layers, act="elu")(x)
+    assert not seen  # a gradient, neither few rows nor many, another activation
 
 
 def test_threads_change_nothing():

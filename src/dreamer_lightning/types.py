@@ -18,6 +18,7 @@ Shape legend, used in signatures and trailing comments everywhere:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -104,6 +105,11 @@ class Latent(NamedTuple):
 
     def map(self, function) -> Latent:
         return Latent(function(self.deter), function(self.stoch))
+
+    @staticmethod
+    def stack(steps: Sequence[Latent]) -> Latent:
+        """Latents of successive steps [*b, .] as one [*b, t, .]."""
+        return Latent(torch.stack([x.deter for x in steps], -2), torch.stack([x.stoch for x in steps], -2))
 
 
 class Joined(Latent):

@@ -54,6 +54,27 @@ def observe(
     return Latent(deter, stoch), logits.unflatten(-1, (rssm.stoch, rssm.classes))
 
 
+def can_step(rssm, latent: Latent, embed: Tensor, noise: Tensor) -> bool:
+    """Whether ``observe_step`` below is faster: few rows, no gradient, and the compiled loops."""
+    if torch.is_grad_enabled() or not possible(rssm) or latent.deter.ndim != 2 or len(latent.deter) > loops.FEW:
+        return False
+    return loops.usable(*latent, embed, noise, rssm.gates.weight)
+
+
+def observe_step(
+    rssm,
+    latent: Latent,
+    prev_action: Float[Tensor, "b a"],
+    embed: Float[Tensor, "b e"],
+    is_first: Bool[Tensor, " b"],
+    noise: Float[Tensor, "b s"],
+) -> tuple[Latent, Float[Tensor, "b s c"]]:
+    """``BlockRSSM.observe_step`` for acting: a scan of one step."""
+    inputs = (x.unsqueeze(1) for x in (prev_action, embed, is_first, noise))
+    latents, logits = observe(rssm, latent, *inputs)
+    return latents.map(lambda x: x.squeeze(1)), logits.squeeze(1)
+
+
 def can_dream(rssm, latent: Latent, noise: Tensor) -> bool:
     """Whether ``imagine`` below can take these: no gradient, and the compiled loops."""
     if torch.is_grad_enabled() or not possible(rssm) or len(rssm.prior_mlp.linears) > loops.MOST:

@@ -112,7 +112,7 @@ class RSSM(nn.Module, ABC):
             latent, logit = self.observe_step(latent, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             latents.append(latent)
             logits.append(logit)
-        return stack(latents), torch.stack(logits, 1)
+        return Latent.stack(latents), torch.stack(logits, 1)
 
     def imagine(
         self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
@@ -154,7 +154,7 @@ class RSSM(nn.Module, ABC):
             logits = self.prior(deter)
             noise = self.latents.noise_of(logits, latent.stoch[:, step])
             latents.append(Latent(deter, self.draw(logits, noise)))
-        return stack(latents)
+        return Latent.stack(latents)
 
     def forget(self, latent: Latent, keep: Float[Tensor, "*b 1"]) -> Latent:
         """The latent where ``keep`` is 1, and the state before an episode's first step where it is 0: zeros."""
@@ -284,6 +284,10 @@ class BlockRSSM(RSSM):
     def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
         return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
 
+    def observe_step(self, latent, prev_action, embed, is_first, noise):
+        step = fast.observe_step if fast.can_step(self, latent, embed, noise) else RSSM.observe_step
+        return step(self, latent, prev_action, embed, is_first, noise)
+
     def observe(self, latent, prev_action, embed, is_first, noise):
         scan = fast.observe if fast.possible(self) else RSSM.observe
         return scan(self, latent, prev_action, embed, is_first, noise)
@@ -293,8 +297,3 @@ class BlockRSSM(RSSM):
 
     def retrace(self, latent, action):
         return (fast.retrace if fast.possible(self) else RSSM.retrace)(self, latent, action)
-
-
-def stack(latents: list[Latent]) -> Latent:
-    """Latents of successive steps [*b, .] as one [*b, t, .]."""
-    return Latent(torch.stack([x.deter for x in latents], -2), torch.stack([x.stoch for x in latents], -2))

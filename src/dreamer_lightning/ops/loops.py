@@ -11,10 +11,19 @@ from torch import Tensor
 
 from dreamer_lightning.ops import fused, native
 
-WEIGHTS = ("deter_in", "deter_bias", "stoch_in", "stoch_bias", "in_norm", "hidden", "hidden_bias", "hidden_norm")
+WEIGHTS: tuple[str, ...] = (
+    "deter_in",
+    "deter_bias",
+    "stoch_in",
+    "stoch_bias",
+    "in_norm",
+    "hidden",
+    "hidden_bias",
+    "hidden_norm",
+)
 WEIGHTS += ("gates", "gates_bias", "post", "post_norm", "logits", "logits_bias")  # as in `nets.scan.Weights`
 MOST = 8  # hidden layers that a loop can have
-ENOUGH = 64  # rows from which a kernel is worth laying out anew
+FEW, ENOUGH = 16, 64  # rows up to which a kernel is read where it lies, and from which it is worth laying out anew
 
 
 class Sizes(NamedTuple):
@@ -36,7 +45,7 @@ class Model(ctypes.Structure):
     """``model`` in scan.c."""
 
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("steps", "b", "d", "z", "u", "g", "v", "c", "parts")),
+        *((name, ctypes.c_long) for name in ("steps", "b", "d", "z", "u", "g", "v", "c", "parts", "packed")),
         *((name, ctypes.c_float) for name in ("unimix", "eps")),
         *((name, ctypes.c_void_p) for name in WEIGHTS),
         ("by_post", ctypes.c_long),
@@ -61,7 +70,7 @@ class MLP(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "out")),
         ("weights", ctypes.c_void_p * (3 * MOST)),
         ("room", ctypes.c_void_p),
-        *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts")),
+        *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts", "packed")),
         ("eps", ctypes.c_float),
     ]
 
@@ -69,10 +78,17 @@ class MLP(ctypes.Structure):
 usable = fused.usable
 
 
+def compiled() -> ctypes.CDLL:
+    """The library, which there is where tensors are ``usable``."""
+    library = native.library()
+    assert library is not None
+    return library
+
+
 def mlp_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether ``mlp`` can take these, and is worth laying out the kernels anew: enough rows, and no gradient."""
+    """Whether ``mlp`` can take these, and is faster: few rows or enough, and no gradient."""
     rows, layers = x.numel() // x.shape[-1], len(weights) // 3
-    fits = rows >= ENOUGH and 0 < layers <= MOST and not fused.differentiated(x, *weights)
+    fits = not FEW < rows < ENOUGH and 0 < layers <= MOST and not fused.differentiated(x, *weights)
     return fits and usable(x, *weights) and not torch.is_autocast_enabled("cpu")
 
 
@@ -86,15 +102,22 @@ def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
     """
     if fused.time_first(x):
         return mlp(x.transpose(0, 1), weights, eps).transpose(0, 1)
-    x, held, library = x.contiguous(), [w.contiguous() for w in weights], native.library()
+    x, held, library = x.contiguous(), [w.contiguous() for w in weights], compiled()
     out = x.new_empty(*x.shape[:-1], len(held[0]))
-    numbers = {"n": x.numel() // x.shape[-1], "inputs": x.shape[-1], "u": len(held[0]), "layers": len(held) // 3}
-    asked = MLP(x=x.data_ptr(), out=out.data_ptr(), parts=torch.get_num_threads(), eps=eps, **numbers)
+    n = x.numel() // x.shape[-1]
+    numbers = {"n": n, "inputs": x.shape[-1], "u": len(held[0]), "layers": len(held) // 3, **division(n, n)}
+    asked = MLP(x=x.data_ptr(), out=out.data_ptr(), eps=eps, **numbers)
     asked.weights[: len(held)] = [w.data_ptr() for w in held]
     room = x.new_empty(library.mlp_room(ctypes.byref(asked)))
     asked.room = room.data_ptr()
     library.mlp_forward(ctypes.byref(asked))
     return out
+
+
+def division(rows: int, work: int) -> dict[str, int]:
+    """Into how many parts, one a thread, the rows are cut, and whether their work is worth laying kernels out anew."""
+    packed = work > FEW
+    return {"parts": min(torch.get_num_threads(), rows) if packed else 1, "packed": packed}
 
 
 class Loop:
@@ -109,9 +132,9 @@ class Loop:
         named = dict(zip(WEIGHTS, weights, strict=True))
         self.held = {name: w if name == "post" and w.stride(1) == 1 else w.contiguous() for name, w in named.items()}
         pointers = {name: w.data_ptr() for name, w in self.held.items()}
-        parts = min(torch.get_num_threads(), sizes.b)
-        self.model = Model(**sizes._asdict(), parts=parts, **pointers, by_post=self.held["post"].stride(0))
-        self.library = native.library()
+        numbers = {**sizes._asdict(), **division(sizes.b, sizes.b * sizes.steps)}
+        self.model = Model(**numbers, **pointers, by_post=self.held["post"].stride(0))
+        self.library = compiled()
 
     def run(self, name: str, *tensors: Tensor) -> None:
         """``observe_forward`` or ``observe_backward`` on contiguous tensors in the order of its structure in scan.c."""

@@ -67,6 +67,35 @@ static void add_product(float *restrict out, long by_out, const float *restrict 
   }
 }
 
+/* The same of few rows, which are not worth packing a kernel for: it is read once where it lies, element (i, j) at i by_k + j by_n,
+ * one of which is 1. */
+static void add_thin(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict w, long by_k, long by_n,
+                     long rows, long k, long n) {
+  if (by_n == 1) {
+    for (long i = 0; i < k; i++)
+      for (long r = 0; r < rows; r++)
+#pragma omp simd
+        for (long j = 0; j < n; j++) out[r * by_out + j] += x[r * by_x + i] * w[i * by_k + j];
+    return;
+  }
+  for (long j = 0; j < n; j++)
+    for (long r = 0; r < rows; r++) {
+      float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+      for (long i = 0; i < k; i++) sum += x[r * by_x + i] * w[j * by_n + i];
+      out[r * by_out + j] += sum;
+    }
+}
+
+/* Either: `packed` is NULL for few rows. */
+static void add(float *out, long by_out, const float *x, long by_x, const float *packed, const float *w, long by_k, long by_n, long rows,
+                long k, long n) {
+  if (packed)
+    add_product(out, by_out, x, by_x, packed, rows, k, n);
+  else
+    add_thin(out, by_out, x, by_x, w, by_k, by_n, rows, k, n);
+}
+
 static inline void fill(float *restrict out, long by_out, const float *restrict row, long rows, long n) {
   for (long r = 0; r < rows; r++) memcpy(out + r * by_out, row, sizeof(float) * n);
 }
@@ -81,7 +110,7 @@ static void draw_all(float *out, const float *logits, const float *noise, long n
 
 /* Sizes, and the weights in the layout of `Weights` in nets/scan.py. */
 typedef struct {
-  long steps, b, d, z, u, g, v, c, parts;
+  long steps, b, d, z, u, g, v, c, parts, packed; /* packed: kernels are laid out anew */
   float unimix, eps;
   const float *deter_in, *deter_bias, *stoch_in, *stoch_bias, *in_norm, *hidden, *hidden_bias, *hidden_norm, *gates, *gates_bias;
   const float *post, *post_norm, *logits, *logits_bias;
@@ -96,12 +125,13 @@ long scan_room(const model *m) {
   return wide + packed_size(m->v, m->z) + packed_size(m->z, m->v) + m->b * (2 * m->d + m->v + 2 * m->u + m->z);
 }
 
-/* Where the recurrence's packed kernels are, and where the room goes on. */
+/* Where the recurrence's packed kernels are, if they are worth it, and where the room goes on. */
 typedef struct {
   float *deter_in, *stoch_in, *shared, *own, *gates, *rest;
 } recurrence;
 
 static recurrence pack_recurrence(const model *m, float *room, int fresh) {
+  if (!m->packed) return (recurrence){.rest = room};
   long d = m->d, z = m->z, u = m->u, g = m->g, own = d / g, wide = 3 * u, block = (own + wide) * own;
   recurrence k = {.deter_in = room};
   k.stoch_in = k.deter_in + packed_size(d, u);
@@ -124,21 +154,26 @@ static recurrence pack_recurrence(const model *m, float *room, int fresh) {
  * leaves what the backward needs in pre [rows 2 u], x, hidden [rows d] and gates [g, rows 3d/g], whose blocks lie by_gates apart. */
 static void core(const model *m, const recurrence *k, long rows, const float *h, long by_h, const float *s, long by_s, float *pre,
                  float *x, float *hidden, float *y, float *gates, long by_gates, float *next, long by_next) {
-  long d = m->d, u = m->u, own = d / m->g, wide = 3 * u;
+  long d = m->d, u = m->u, own = d / m->g, wide = 3 * u, block = (own + wide) * own, packed = k->own != NULL;
   fill(pre, 2 * u, m->deter_bias, rows, u);
   fill(pre + u, 2 * u, m->stoch_bias, rows, u);
-  add_product(pre, 2 * u, h, by_h, k->deter_in, rows, d, u);
-  add_product(pre + u, 2 * u, s, by_s, k->stoch_in, rows, m->z, u);
+  add(pre, 2 * u, h, by_h, k->deter_in, m->deter_in, 1, d, rows, d, u);
+  add(pre + u, 2 * u, s, by_s, k->stoch_in, m->stoch_in, 1, m->z, rows, m->z, u);
   for (long r = 0; r < rows; r++)
     for (long i = 0; i < 2; i++) norm_silu_row(x + r * wide + i * u, pre + (2 * r + i) * u, m->in_norm + i * u, u, m->eps);
   fill(hidden, d, m->hidden_bias, rows, d);
-  add_product(hidden, d, x, wide, k->shared, rows, wide, d);
-  for (long i = 0; i < m->g; i++) add_product(hidden + i * own, d, h + i * own, by_h, k->own + i * packed_size(own, own), rows, own, own);
+  if (packed) add_product(hidden, d, x, wide, k->shared, rows, wide, d);
+  for (long i = 0; i < m->g; i++) {
+    const float *w = m->hidden + i * block, *own_kernel = packed ? k->own + i * packed_size(own, own) : NULL;
+    if (!packed) add_thin(hidden + i * own, d, x, wide, w + own * own, own, 1, rows, wide, own);
+    add(hidden + i * own, d, h + i * own, by_h, own_kernel, w, own, 1, rows, own, own);
+  }
   for (long r = 0; r < rows; r++) norm_silu_row(y + r * d, hidden + r * d, m->hidden_norm, d, m->eps);
   for (long i = 0; i < m->g; i++) {
     float *gate = gates + i * by_gates;
     clear(gate, 3 * own, rows, 3 * own);
-    add_product(gate, 3 * own, y + i * own, d, k->gates + i * packed_size(own, 3 * own), rows, own, 3 * own);
+    const float *kernel = packed ? k->gates + i * packed_size(own, 3 * own) : NULL;
+    add(gate, 3 * own, y + i * own, d, kernel, m->gates + i * own * 3 * own, 3 * own, 1, rows, own, 3 * own);
     for (long r = 0; r < rows; r++)
       gru_row(next + r * by_next + i * own, gate + r * 3 * own, m->gates_bias + i * 3 * own, h + r * by_h + i * own, own);
   }
@@ -154,7 +189,11 @@ typedef struct {
 void observe_forward(const model *m, const forward *f) {
   long b = m->b, d = m->d, z = m->z, u = m->u, g = m->g, v = m->v, own = d / g, groups = z / m->c;
   recurrence k = pack_recurrence(m, f->room, 1);
-  float *post = k.rest, *logit = pack(post, m->post, d, v, 1, m->by_post), *rest = pack(logit, m->logits, v, z, 1, v);
+  float *post = NULL, *logit = NULL, *rest = k.rest;
+  if (k.own) {
+    post = k.rest, logit = pack(post, m->post, d, v, 1, m->by_post);
+    rest = pack(logit, m->logits, v, z, 1, v);
+  }
 
 #pragma omp parallel for schedule(static) num_threads(m->parts)
   for (long part = 0; part < m->parts; part++) {
@@ -173,10 +212,10 @@ void observe_forward(const model *m, const forward *f) {
       core(m, &k, rows, h, d, s, z, f->pre_in + at * 2 * u, f->x + at * 3 * u, f->pre_hid + at * d, y,
            f->gates + (t * g * b + r0) * 3 * own, b * 3 * own, next, d);
       memcpy(seen, f->embed_in + at * v, sizeof(float) * rows * v);
-      add_product(seen, v, next, d, post, rows, d, v);
+      add(seen, v, next, d, post, m->post, 1, m->by_post, rows, d, v);
       for (long r = 0; r < rows; r++) norm_silu_row(o + r * v, seen + r * v, m->post_norm, v, m->eps);
       fill(logits, z, m->logits_bias, rows, z);
-      add_product(logits, z, o, v, logit, rows, v, z);
+      add(logits, z, o, v, logit, m->logits, 1, v, rows, v, z);
       draw_all(drawn, logits, f->noise + at * groups, rows * groups, m->c, m->unimix);
       deter = next, stoch = drawn;
     }
@@ -191,7 +230,7 @@ typedef struct {
   float *out;     /* to be filled [n u] */
   float *weights[3 * MOST]; /* kernel [u .], bias and norm of each layer */
   float *room;
-  long n, in, u, layers, parts;
+  long n, in, u, layers, parts, packed;
   float eps;
 } mlp;
 
@@ -202,7 +241,7 @@ long mlp_room(const mlp *m) {
 /* Layers of a product, an RMS norm and SiLU each. */
 void mlp_forward(const mlp *m) {
   float *rest = m->room;
-  for (long i = 0, in = m->in; i < m->layers; i++, in = m->u) rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
+  for (long i = 0, in = m->in; m->packed && i < m->layers; i++, in = m->u) rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
 #pragma omp parallel for schedule(static) num_threads(m->parts)
   for (long part = 0; part < m->parts; part++) {
     float *sums = rest + part * 2 * BLOCK * m->u, *units = sums + BLOCK * m->u;
@@ -212,7 +251,7 @@ void mlp_forward(const mlp *m) {
       const float *from = m->x + r0 * in, *packed = m->room;
       for (long i = 0; i < m->layers; i++, in = u, from = units) {
         fill(sums, u, m->weights[3 * i + 1], rows, u);
-        add_product(sums, u, from, in, packed, rows, in, u);
+        add(sums, u, from, in, m->packed ? packed : NULL, m->weights[3 * i], 1, in, rows, in, u);
         packed += packed_size(in, u);
         float *to = i + 1 < m->layers ? units : m->out + r0 * u;
         for (long r = 0; r < rows; r++) norm_silu_row(to + r * u, sums + r * u, m->weights[3 * i + 2], u, m->eps);
