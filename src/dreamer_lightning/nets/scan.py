@@ -16,25 +16,7 @@ from torch import Tensor
 from dreamer_lightning.nets.precision import precise_backward
 from dreamer_lightning.nets.slopes import Draw, Gates, Norm
 from dreamer_lightning.ops import fused, loops
-
-
-class Weights(NamedTuple):
-    """Everything that recurs. Kernels as the layers keep them ([out, in], block-linear [g, in/g, out/g])."""
-
-    deter_in: Tensor  # [u d]
-    deter_bias: Tensor
-    stoch_in: Tensor  # [u z]
-    stoch_bias: Tensor
-    in_norm: Tensor  # [2 u]: of both
-    hidden: Tensor  # [g d/g+3u d/g]
-    hidden_bias: Tensor
-    hidden_norm: Tensor  # [d]
-    gates: Tensor  # [g d/g 3d/g]
-    gates_bias: Tensor
-    post: Tensor  # [v d]: the part of the posterior's first layer that sees deter
-    post_norm: Tensor  # [v]
-    logits: Tensor  # [z v]
-    logits_bias: Tensor
+from dreamer_lightning.ops.loops import Weights as Weights
 
 
 class Shape(NamedTuple):

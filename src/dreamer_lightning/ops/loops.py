@@ -11,19 +11,27 @@ from torch import Tensor
 
 from dreamer_lightning.ops import fused, native
 
-WEIGHTS: tuple[str, ...] = (
-    "deter_in",
-    "deter_bias",
-    "stoch_in",
-    "stoch_bias",
-    "in_norm",
-    "hidden",
-    "hidden_bias",
-    "hidden_norm",
-)
-WEIGHTS += ("gates", "gates_bias", "post", "post_norm", "logits", "logits_bias")  # as in `nets.scan.Weights`
 MOST = 8  # hidden layers that a loop can have
 FEW, ENOUGH = 16, 64  # rows up to which a kernel is read where it lies, and from which it is worth laying out anew
+
+
+class Weights(NamedTuple):
+    """Everything that recurs. Kernels as the layers keep them ([out, in], block-linear [g, in/g, out/g])."""
+
+    deter_in: Tensor  # [u d]
+    deter_bias: Tensor
+    stoch_in: Tensor  # [u z]
+    stoch_bias: Tensor
+    in_norm: Tensor  # [2 u]: of both
+    hidden: Tensor  # [g d/g+3u d/g]
+    hidden_bias: Tensor
+    hidden_norm: Tensor  # [d]
+    gates: Tensor  # [g d/g 3d/g]
+    gates_bias: Tensor
+    post: Tensor  # [v d]: the part of the posterior's first layer that sees deter
+    post_norm: Tensor  # [v]
+    logits: Tensor  # [z v]
+    logits_bias: Tensor
 
 
 class Sizes(NamedTuple):
@@ -47,7 +55,7 @@ class Model(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_long) for name in ("steps", "b", "d", "z", "u", "g", "v", "c", "parts", "packed")),
         *((name, ctypes.c_float) for name in ("unimix", "eps")),
-        *((name, ctypes.c_void_p) for name in WEIGHTS),
+        *((name, ctypes.c_void_p) for name in Weights._fields),
         ("by_post", ctypes.c_long),
     ]
 
@@ -124,12 +132,12 @@ class Loop:
     """A model's weights as the compiled loops take them.
 
     Args:
-        weights: in the order of ``WEIGHTS``, float32; that of the posterior may be part of a wider kernel.
+        weights: in the order of ``Weights``, float32; that of the posterior may be part of a wider kernel.
         sizes: plain numbers.
     """
 
     def __init__(self, weights: Sequence[Tensor], sizes: Sizes):
-        named = dict(zip(WEIGHTS, weights, strict=True))
+        named = dict(zip(Weights._fields, weights, strict=True))
         self.held = {name: w if name == "post" and w.stride(1) == 1 else w.contiguous() for name, w in named.items()}
         pointers = {name: w.data_ptr() for name, w in self.held.items()}
         numbers = {**sizes._asdict(), **division(sizes.b, sizes.b * sizes.steps)}
