@@ -134,9 +134,19 @@ def test_mlp(units, layers, rows, monkeypatch):
         assert got.shape == want.shape
         assert (got - want).norm() <= 2e-6 * want.norm()
     seen.clear()
-    x = torch.randn(rows, 21)
-    mlp(x), mlp(torch.randn(40, 21)), MLP(21, units, layers, act="elu")(x)
-    assert not seen  # a gradient, neither few rows nor many, another activation
+    x = torch.randn(rows, 21, requires_grad=True)
+    found = []
+    for context in (contextlib.nullcontext(), fused.eager()):
+        with context:
+            out = mlp(x)
+            learned = [x, *mlp.parameters()]
+            found.append([out, *torch.autograd.grad(out, learned, torch.linspace(-1, 2, out.numel()).view(out.shape))])
+    assert len(seen) == 1
+    for got, want in zip(*found, strict=True):
+        assert (got - want).norm() <= 3e-6 * want.norm()
+    seen.clear()
+    mlp(torch.randn(40, 21)), MLP(21, units, layers, act="elu")(x)
+    assert not seen  # neither few rows nor many; another activation
 
 
 def test_threads_change_nothing():

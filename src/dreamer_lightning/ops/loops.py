@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dreamer_lightning.ops import fused, native
 
@@ -75,7 +76,8 @@ class MLP(ctypes.Structure):
     """``mlp`` in scan.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "out")),
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_void_p * MOST) for name in ("sums", "outs")),
         ("weights", ctypes.c_void_p * (3 * MOST)),
         ("room", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts", "packed")),
@@ -94,14 +96,14 @@ def compiled() -> ctypes.CDLL:
 
 
 def mlp_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether ``mlp`` can take these, and is faster: few rows or enough, and no gradient."""
+    """Whether ``mlp`` can take these, and is faster: few rows or enough of them."""
     rows, layers = x.numel() // x.shape[-1], len(weights) // 3
-    fits = not FEW < rows < ENOUGH and 0 < layers <= MOST and not fused.differentiated(x, *weights)
+    fits = not FEW < rows < ENOUGH and 0 < layers <= MOST
     return fits and usable(x, *weights) and not torch.is_autocast_enabled("cpu")
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
-    """Layers of a product, an RMS norm and SiLU each, without a gradient.
+    """Layers of a product, an RMS norm and SiLU each.
 
     Args:
         x: [*b, i].
@@ -110,16 +112,50 @@ def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
     """
     if fused.time_first(x):
         return mlp(x.transpose(0, 1), weights, eps).transpose(0, 1)
-    x, held, library = x.contiguous(), [w.contiguous() for w in weights], compiled()
-    out = x.new_empty(*x.shape[:-1], len(held[0]))
-    n = x.numel() // x.shape[-1]
-    numbers = {"n": n, "inputs": x.shape[-1], "u": len(held[0]), "layers": len(held) // 3, **division(n, n)}
-    asked = MLP(x=x.data_ptr(), out=out.data_ptr(), eps=eps, **numbers)
-    asked.weights[: len(held)] = [w.data_ptr() for w in held]
+    rows, weights = x.reshape(-1, x.shape[-1]), [w.contiguous() for w in weights]
+    out = Layers.apply(rows, eps, *weights) if fused.differentiated(x, *weights) else run_mlp(rows, eps, weights)[1][-1]
+    return out.view(*x.shape[:-1], -1)
+
+
+def run_mlp(x: Tensor, eps: float, weights: Sequence[Tensor], keep: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Each layer before and after norm and SiLU, or the last one after them alone."""
+    (n, inputs), u, layers, library = x.shape, len(weights[0]), len(weights) // 3, compiled()
+    x = x.contiguous()
+    sums = [x.new_empty(n, u) for _ in range(layers if keep else 0)]
+    outs = [x.new_empty(n, u) for _ in range(layers if keep else 1)]
+    asked = MLP(x=x.data_ptr(), n=n, inputs=inputs, u=u, layers=layers, eps=eps, **division(n, n))
+    asked.weights[: len(weights)] = [w.data_ptr() for w in weights]
+    asked.sums[: len(sums)] = [y.data_ptr() for y in sums]
+    asked.outs[layers - len(outs) : layers] = [y.data_ptr() for y in outs]
     room = x.new_empty(library.mlp_room(ctypes.byref(asked)))
     asked.room = room.data_ptr()
     library.mlp_forward(ctypes.byref(asked))
-    return out
+    return sums, outs
+
+
+class Layers(torch.autograd.Function):
+    """``mlp`` with a gradient."""
+
+    @staticmethod
+    def forward(ctx, x, eps, *weights):
+        sums, outs = run_mlp(x, eps, weights, keep=True)
+        ctx.eps, ctx.layers = eps, len(sums)
+        ctx.save_for_backward(x, *sums, *outs[:-1], *weights)
+        return outs[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        layers, saved = ctx.layers, ctx.saved_tensors
+        sums, inputs, weights = saved[1 : 1 + layers], (saved[0], *saved[1 + layers : 2 * layers]), saved[2 * layers :]
+        grads: list[Tensor | None] = []
+        for i in reversed(range(layers)):
+            (kernel, _, norm), grad = weights[3 * i : 3 * i + 3], grad.contiguous()
+            below = torch.empty_like(grad)
+            fused.norm_silu_input(below, grad, sums[i], norm, ctx.eps)
+            grads = [below.t() @ inputs[i], below.sum(0), fused.norm_silu_weight(grad, sums[i], norm, ctx.eps), *grads]
+            grad = below @ kernel if i or ctx.needs_input_grad[0] else None
+        return grad, None, *grads
 
 
 def division(rows: int, work: int) -> dict[str, int]:

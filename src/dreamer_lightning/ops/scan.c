@@ -226,8 +226,8 @@ void observe_forward(const model *m, const forward *f) {
 #define MOST 8   /* hidden layers */
 
 typedef struct {
-  const float *x; /* [n in] */
-  float *out;     /* to be filled [n u] */
+  const float *x;                 /* [n in] */
+  float *sums[MOST], *outs[MOST]; /* to be filled [n u]: each layer before and after norm and SiLU, or NULL; of the last, the result */
   float *weights[3 * MOST]; /* kernel [u .], bias and norm of each layer */
   float *room;
   long n, in, u, layers, parts, packed;
@@ -244,17 +244,18 @@ void mlp_forward(const mlp *m) {
   for (long i = 0, in = m->in; m->packed && i < m->layers; i++, in = m->u) rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
 #pragma omp parallel for schedule(static) num_threads(m->parts)
   for (long part = 0; part < m->parts; part++) {
-    float *sums = rest + part * 2 * BLOCK * m->u, *units = sums + BLOCK * m->u;
+    float *room = rest + part * 2 * BLOCK * m->u;
     long last = (part + 1) * m->n / m->parts, u = m->u;
     for (long r0 = part * m->n / m->parts; r0 < last; r0 += BLOCK) {
       long rows = last - r0 < BLOCK ? last - r0 : BLOCK, in = m->in;
       const float *from = m->x + r0 * in, *packed = m->room;
-      for (long i = 0; i < m->layers; i++, in = u, from = units) {
+      for (long i = 0; i < m->layers; i++, in = u) {
+        float *sums = m->sums[i] ? m->sums[i] + r0 * u : room, *to = m->outs[i] ? m->outs[i] + r0 * u : room + BLOCK * u;
         fill(sums, u, m->weights[3 * i + 1], rows, u);
         add(sums, u, from, in, m->packed ? packed : NULL, m->weights[3 * i], 1, in, rows, in, u);
         packed += packed_size(in, u);
-        float *to = i + 1 < m->layers ? units : m->out + r0 * u;
         for (long r = 0; r < rows; r++) norm_silu_row(to + r * u, sums + r * u, m->weights[3 * i + 2], u, m->eps);
+        from = to;
       }
     }
   }
