@@ -13,6 +13,7 @@ from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
+import yaml
 
 from dreamer_lightning.callbacks.curve import learning_curve
 from dreamer_lightning.commands.compare import number
@@ -42,7 +43,8 @@ def rows(results: Path, main: bool) -> list[Row]:
         results: holds TASK/OVERLAY/seedK.
         main: the overlays of ``MAIN``; else all others on tasks that ``BASE`` was run on, beside it.
     """
-    folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name != "quickstart"}
+    known = {"dmc", *yaml.safe_load((HERE / "overlays" / "commands.yaml").read_text())}  # not other presets or repeats
+    folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name in known}
     wanted = sorted(path for path in folders if (path.name in MAIN) == main)
     if not main:
         base = {path.parent: path for path in folders if path.name == BASE}

@@ -55,9 +55,11 @@ def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
 
 
 def test_the_ablation_shows_what_it_changes(figures):
+    folder = figures.RESULTS / "cartpole_balance" / "efficient" / "seed0"
+    write_run(folder, [700.0] * 25, task="cartpole_balance")  # beside other presets
     labels = [row.label for row in figures.rows(figures.RESULTS, main=False) if row.ours]
     assert sorted(labels) == ["efficient", "mix"]
-    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["efficient"]
+    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["efficient", "efficient"]
 
 
 def test_the_length_of_dreams_in_one_picture(figures, tmp_path: Path):
