@@ -219,7 +219,12 @@ def test_without_memory_deter_counts_for_nothing():
     seen = [[rssm.observe(past, action, embed, none, noise)[0].deter for past in pasts] for rssm in (full, cut)]
     assert not torch.allclose(*seen[0])
     assert torch.equal(*seen[1])
-    assert torch.equal(seen[1][0][:, 0], seen[0][0][:, 0]), "the first step, from nothing, is the same"
+    torch.testing.assert_close(seen[1][0][:, 0], seen[0][0][:, 0])  # the first step, from nothing, is the same
+    with torch.no_grad():  # so it acts and dreams, too
+        acted = [cut.observe_step(past, action[:, 0], embed[:, 0], none[:, 0], noise[:, 0])[0].deter for past in pasts]
+        dreams = [cut.imagine(past, lambda feat, step: action[:, 0], noise)[0].deter[:, 1:] for past in pasts]
+    assert torch.equal(*acted)
+    assert torch.equal(*dreams)
 
 
 def test_deterministic_latents_take_the_most_probable_class():

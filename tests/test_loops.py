@@ -184,6 +184,15 @@ def test_what_the_loops_cannot_do_is_stepped_through(change, options, monkeypatc
     assert not fast.can_dream(rssm, start, noise) or change == "gradients"
 
 
+@pytest.mark.parametrize("name", ["core", "prior", "post", "draw", "forget", "observe_step", "imagine_step"])
+def test_a_subclass_with_an_equation_of_its_own_is_stepped_through(name):
+    """Nothing compiled may pass over what a user has written."""
+    own = type("Own", (BlockRSSM,), {name: lambda self, *args: getattr(BlockRSSM, name)(self, *args)})
+    assert BlockRSSM(6, 24, **SIZES["round"]).scannable
+    assert type("Plain", (BlockRSSM,), {})(6, 24, **SIZES["round"]).scannable
+    assert not own(6, 24, **SIZES["round"]).scannable
+
+
 def test_not_finite_stays_visible():
     rssm = make("round")
     rssm.deter_in.linears[0].weight.data[0, 0] = float("nan")

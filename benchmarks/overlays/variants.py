@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamer_lightning.nets.latents import Categorical
-from dreamer_lightning.nets.rssm import RSSM, BlockRSSM
+from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.types import Latent
 
@@ -20,14 +20,6 @@ class Memoryless(BlockRSSM):
 
     def core(self, latent, action_in):
         return super().core(Latent(torch.zeros_like(latent.deter), latent.stoch), action_in)
-
-    def observe(self, latent, prev_action, embed, is_first, noise):
-        return RSSM.observe(
-            self, latent, prev_action, embed, is_first, noise
-        )  # the fast scan knows nothing of this core
-
-    def retrace(self, latent, action):
-        return RSSM.retrace(self, latent, action)
 
 
 class Deterministic(Categorical):

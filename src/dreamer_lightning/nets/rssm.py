@@ -27,6 +27,7 @@ from dreamer_lightning.ops import fused
 from dreamer_lightning.types import Joined, Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
+EQUATIONS = ("core", "post", "prior", "draw", "forget", "observe_step", "imagine_step")  # what the twins in `fast` know
 
 
 class RSSM(nn.Module, ABC):
@@ -256,7 +257,8 @@ class BlockRSSM(RSSM):
         self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
         self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
         self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
-        self.scannable = dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
+        same = all(getattr(type(self), name) is getattr(BlockRSSM, name) for name in EQUATIONS)  # in a subclass
+        self.scannable = same and dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
         self.post_logits = Linear(self.post_mlp.out_dim, self.latents.param_dim, outscale)
         self.prior_mlp = MLP(deter, hidden, img_layers, act)
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
@@ -289,8 +291,9 @@ class BlockRSSM(RSSM):
         return step(self, latent, prev_action, embed, is_first, noise)
 
     def observe(self, latent, prev_action, embed, is_first, noise):
-        scan = fast.observe if fast.possible(self) else RSSM.observe
-        return scan(self, latent, prev_action, embed, is_first, noise)
+        return (fast.observe if fast.possible(self) else RSSM.observe)(
+            self, latent, prev_action, embed, is_first, noise
+        )
 
     def imagine(self, latent, policy, noise):
         return (fast.imagine if fast.can_dream(self, latent, noise) else RSSM.imagine)(self, latent, policy, noise)

@@ -1,8 +1,8 @@
-/* The loops of `nets/scan.py` over the steps of a sequence, forward and backward, on a CPU.
+/* The loops over an RSSM's steps on a CPU: the scan of `nets/scan.py`, forward and backward, and a step of a dream; and an MLP's layers.
  *
  * A step of 16 sequences is 60 small tensor operations that wait for one another; here it is one pass over the weights. Sequences do
- * not meet within the scan, so that each thread takes some of them from the first step to the last. What is not part of the
- * recurrence (gradients of weights) is left to wide products afterwards.
+ * not meet within the scan, so that each thread takes some of them from the first step to the last, and some dreams through a step.
+ * What is not part of the recurrence (gradients of weights) is left to wide products afterwards. `loops.py` calls these.
  */
 
 #include "kernels.c"
@@ -108,7 +108,7 @@ static void draw_all(float *out, const float *logits, const float *noise, long n
   for (long i = 0; i < n; i += LANES) draw_group(out + i * c, logits + i * c, noise + i, n - i < LANES ? n - i : LANES, c, mix);
 }
 
-/* Sizes, and the weights in the layout of `Weights` in nets/scan.py. */
+/* Sizes, and the weights in the layout of `Weights` in loops.py. */
 typedef struct {
   long steps, b, d, z, u, g, v, c, parts, packed; /* packed: kernels are laid out anew */
   float unimix, eps;
