@@ -246,8 +246,7 @@ class BlockRSSM(RSSM):
         kind = latents() if latents else Categorical(stoch, classes, unimix)
         super().__init__(action_dim, deter, kind, free_nats, free)
         self.stoch, self.classes, self.unimix = stoch, classes, unimix
-        self.blocks, self.absolute = blocks, absolute
-        self.act = activation(act)
+        self.blocks, self.absolute, self.act = blocks, absolute, activation(act)
         self.deter_in = MLP(deter, hidden, 1, act)
         self.stoch_in = MLP(self.stoch_dim, hidden, 1, act)
         self.action_in = MLP(action_dim, hidden, 1, act)
@@ -291,9 +290,8 @@ class BlockRSSM(RSSM):
         return step(self, latent, prev_action, embed, is_first, noise)
 
     def observe(self, latent, prev_action, embed, is_first, noise):
-        return (fast.observe if fast.possible(self) else RSSM.observe)(
-            self, latent, prev_action, embed, is_first, noise
-        )
+        scan = fast.observe if fast.possible(self) else RSSM.observe
+        return scan(self, latent, prev_action, embed, is_first, noise)
 
     def imagine(self, latent, policy, noise):
         return (fast.imagine if fast.can_dream(self, latent, noise) else RSSM.imagine)(self, latent, policy, noise)
