@@ -1,7 +1,9 @@
 """The compiled loops over an RSSM's steps compute what stepping in torch does, for any sizes, rows and threads."""
 
 import contextlib
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
-from dreamer_lightning.types import Latent
+from dreamer_lightning.types import Joined, Latent
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
 
@@ -209,3 +211,31 @@ def test_without_the_instructions_of_this_processor(tmp_path):
     done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
     assert len(list(tmp_path.rglob("kernels-*.so"))) == 1
+
+
+def test_an_mlp_with_a_layer_of_the_users_own_calls_it():
+    class Own(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    mlp = MLP(5, 4, 2)
+    mlp.linears[1] = Own(4, 4)
+    x = torch.randn(100, 5)
+    with torch.no_grad():
+        before = mlp(x)
+        mlp.linears[1].forward = lambda y: torch.zeros_like(y)
+        assert not torch.equal(mlp(x), before)
+    assert MLP(5, 4, 2)(torch.zeros(0, 3, 5)).shape == (0, 3, 4)
+
+
+def test_a_joined_latent_survives_copies_and_rebuilding():
+    joined = Joined.of(torch.arange(12.0).view(2, 6), 4)
+    for other in (
+        copy.deepcopy(joined),
+        pickle.loads(pickle.dumps(joined)),
+        type(joined)(*joined),
+        joined._make(joined),
+    ):
+        assert torch.equal(other.feat, joined.feat)
+        assert torch.equal(other.deter, joined.feat[:, :4])
+    assert joined.feat.data_ptr() == joined.deter.data_ptr()

@@ -115,16 +115,16 @@ class Latent(NamedTuple):
 class Joined(Latent):
     """A latent whose parts lie side by side in ``feat`` [*b, d+z] already, which is not joined anew."""
 
-    _feat: Tensor
-
-    def __new__(cls, feat: Tensor, deter_dim: int) -> Joined:
-        self = super().__new__(cls, feat[..., :deter_dim], feat[..., deter_dim:])
-        self._feat = feat
+    @classmethod
+    def of(cls, feat: Tensor, deter_dim: int) -> Joined:
+        self = cls(feat[..., :deter_dim], feat[..., deter_dim:])
+        self.__dict__["whole"] = feat
         return self
 
     @property
     def feat(self) -> Tensor:
-        return self._feat
+        whole = self.__dict__.get("whole")  # what rebuilds it from its parts alone (a map over a tree) leaves none
+        return torch.cat([self.deter, self.stoch], -1) if whole is None else whole
 
 
 @dataclass

@@ -272,11 +272,11 @@ class MLP(nn.Module):
         widths = [in_dim] + [units] * (layers - 1)
         self.linears = nn.ModuleList(Linear(width, units, init=init, bias=norm != "layer") for width in widths[:layers])
         self.norms = nn.ModuleList(norm_layer(norm, units) for _ in range(layers))
-        self.act, self.rms = activation(act), norm == "rms" and layers > 0
+        self.act = activation(act)
         self.out_dim = units if layers else in_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.act is F.silu and self.rms:
+        if self.act is F.silu and all(type(x) is Linear and type(norm) is RMSNorm for x, norm in self.pairs()):
             weights = [w for linear, norm in self.pairs() for w in (linear.weight, linear.bias, norm.weight)]
             if loops.mlp_pays(x, weights):
                 return loops.mlp(x, weights, self.norms[0].eps)

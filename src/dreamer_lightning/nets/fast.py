@@ -93,7 +93,7 @@ def imagine(rssm, latent: Latent, policy, noise: Float[Tensor, "n h s"]) -> tupl
         action_in = rssm.project_action(actions[-1]).contiguous()
         loop.step(feats[step], action_in, noise[step], out=feats[step + 1])
         actions.append(policy(feats[step + 1], step + 1))
-    return Joined(feats.transpose(0, 1), rssm.deter_dim), torch.stack(actions, 1)
+    return Joined.of(feats.transpose(0, 1), rssm.deter_dim), torch.stack(actions, 1)
 
 
 @precisely

@@ -133,7 +133,7 @@ class RSSM(nn.Module, ABC):
             latent, _ = self.imagine_step(latent, actions[-1], noise[:, step])
             feats.append(latent.feat)
             actions.append(policy(feats[-1], step + 1))
-        return Joined(torch.stack(feats, 1), self.deter_dim), torch.stack(actions, 1)
+        return Joined.of(torch.stack(feats, 1), self.deter_dim), torch.stack(actions, 1)
 
     def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held.

@@ -114,7 +114,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
         return mlp(x.transpose(0, 1), weights, eps).transpose(0, 1)
     rows, weights = x.reshape(-1, x.shape[-1]), [w.contiguous() for w in weights]
     out = Layers.apply(rows, eps, *weights) if fused.differentiated(x, *weights) else run_mlp(rows, eps, weights)[1][-1]
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def run_mlp(x: Tensor, eps: float, weights: Sequence[Tensor], keep: bool = False) -> tuple[list[Tensor], list[Tensor]]:
