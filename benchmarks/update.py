@@ -1,6 +1,6 @@
 """Times one update of size1m on walker's vectors, batch 16x64, 15 dreamed steps: median of 7 after 5.
 
-    OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare] [--against CHECKOUT]
+    OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare] [--against CHECKOUT] [--actor_gradient mix]
 
 With ``--compare`` updates take turns: with the compiled kernels and products in stretches, and without either. With
 ``--against`` they take turns with those of another checkout of this project, in a process of its own.
@@ -26,13 +26,14 @@ from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.world_model import WorldModel
 
 
-def build(imag_last: int):
+def build(imag_last: int, actor_gradient: str = "reinforce"):
     """An update as a function, on one fixed batch of random records."""
     torch.manual_seed(0)
     obs = {"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}
     specs = Specs(obs, {"action": Space((6,))})
     model = WorldModel(specs)
-    agent = Dreamer(model, ActorCritic(specs, model.feat_dim, imag_last=imag_last))
+    actor_critic = ActorCritic(specs, model.feat_dim, imag_last=imag_last, actor_gradient=actor_gradient)
+    agent = Dreamer(model, actor_critic)
     optimizer = LaProp([p for p in agent.parameters() if p.requires_grad])
     b, t = 16, 65
     none = torch.zeros(b, t, dtype=torch.bool)
@@ -60,9 +61,9 @@ def clock(update, plain: bool) -> float:
 class Server:
     """Updates of another checkout, one at a time."""
 
-    def __init__(self, checkout: Path, imag_last: int):
+    def __init__(self, checkout: Path, imag_last: int, actor_gradient: str):
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
-        command = [sys.executable, __file__, str(imag_last), "--serve"]
+        command = [sys.executable, __file__, str(imag_last), "--serve", "--actor_gradient", actor_gradient]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -78,16 +79,17 @@ def main() -> None:
     parser.add_argument("imag_last", nargs="?", type=int, default=0)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--actor_gradient", default="reinforce", choices=("reinforce", "dynamics", "mix"))
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     keep_memory()
-    update, threads = build(given.imag_last), torch.get_num_threads()
+    update, threads = build(given.imag_last, given.actor_gradient), torch.get_num_threads()
     if given.serve:
         for _ in sys.stdin:
             print(clock(update, plain=False), flush=True)
         return
     if given.against:
-        theirs = Server(given.against, given.imag_last)
+        theirs = Server(given.against, given.imag_last, given.actor_gradient)
         times = [(clock(update, plain=False), theirs.update()) for _ in range(26)][5:]
         ours, other = (statistics.median(column) for column in zip(*times, strict=True))
         ratio = statistics.median(a / b for a, b in times)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import os
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ import torch
 
 from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP
-from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.nets.rssm import RSSM, BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
 from dreamer_lightning.types import Joined, Latent
 
@@ -95,6 +96,33 @@ def test_dreaming(sizes, layers, rows, monkeypatch):
         assert (x - y).norm() <= 3e-6 * y.norm()
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_retracing(sizes, layers, rows, monkeypatch):
+    rssm, seen, run = make(sizes, img_layers=layers), [], loops.retrace
+    monkeypatch.setattr(loops, "retrace", lambda *args: (seen.append(args), run(*args))[1])
+    latent, action = dream(rssm, rows)
+    got = retrace(rssm.retrace, latent, action)
+    assert len(seen) == 1
+    with fused.eager():
+        at_once = retrace(rssm.retrace, latent, action)
+    by_step = retrace(functools.partial(RSSM.retrace, rssm), latent, action)
+    assert len(seen) == 1
+    for want in (at_once, by_step):
+        assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def retrace(function, latent: Latent, action: torch.Tensor) -> torch.Tensor:
+    """The gradient of a number made of all states by the actions."""
+    action = action.clone().requires_grad_()
+    again = function(latent, action)
+    for x, y in ((again.feat, latent.feat), (again.deter, latent.deter), (again.stoch, latent.stoch)):
+        assert (x - y).norm() <= 3e-6 * y.norm()
+    weight = torch.linspace(-1, 2, again.feat.numel()).view(again.feat.shape)
+    return torch.autograd.grad((again.feat * weight).sum(), action)[0]
+
+
 @pytest.mark.parametrize("rows", [1, 7, 16])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_acting(sizes, rows, monkeypatch):
@@ -156,7 +184,8 @@ def test_threads_change_nothing():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append((*dream(rssm, 45)[0], observe(rssm, 16)["deter0"]))
+            latent, action = dream(rssm, 45)
+            found.append((*latent, observe(rssm, 16)["deter0"], retrace(rssm.retrace, latent, action)))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -205,7 +234,7 @@ def test_without_the_instructions_of_this_processor(tmp_path):
     """A build for any processor of its kind, with narrower registers, passes the same."""
     run = "import sys, pytest; from dreamer_lightning.ops import native; native.FALLBACKS = [[]]; "
     run += (
-        f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', 'observing or dreaming or mlp']))"
+        f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', 'observing or dreaming or retracing or mlp']))"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)

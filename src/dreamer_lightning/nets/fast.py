@@ -103,9 +103,9 @@ def retrace(rssm, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
     weights, shape = scan_weights(rssm)
     prior, layers = prior_weights(rssm), len(rssm.prior_mlp.linears)
     held = [x.detach() for x in (*weights, *prior)]
-    states = (x.transpose(0, 1).contiguous() for x in latent)
-    deter, stoch = Retrace.apply(*states, action_in, shape, layers, *held)
-    return Latent(deter.transpose(0, 1), stoch.transpose(0, 1))
+    steps = torch.cat([x.transpose(0, 1) for x in latent], -1)
+    feat = Retrace.apply(steps, action_in, shape, layers, *held)
+    return Joined.of(feat.transpose(0, 1), rssm.deter_dim)
 
 
 def prior_weights(rssm) -> list[Tensor]:

@@ -162,28 +162,32 @@ class CoreBackward:
 class Retrace(torch.autograd.Function):
     """A dream that was dreamed without autograd, with its gradient by the actions alone.
 
-    (deter, stoch [t+1 n .], action_in [t n u]) -> deter, stoch [t+1 n .] as they came. All states are known, so that
-    what the backward needs of the steps is computed for all of them at once; only the backward goes step by step.
+    (feat [t+1 n d+z], action_in [t n u]) -> feat as it came. All states are known, so that what the backward needs of
+    the steps is computed for all of them at once; only the backward goes step by step.
     """
 
     @staticmethod
-    def forward(ctx, deters, stochs, action_in, shape: Shape, layers: int, *weights):
+    def forward(ctx, feat, action_in, shape: Shape, layers: int, *weights):
         ctx.shape, ctx.layers = shape, layers
-        ctx.save_for_backward(deters, stochs, action_in, *weights)
-        return deters.clone(), stochs.clone()
+        ctx.save_for_backward(feat, action_in, *weights)
+        return feat.view_as(feat)
 
     @staticmethod
     @precise_backward
-    def backward(ctx, grad_deter, grad_stoch):
-        deters, stochs, action_in, *weights = ctx.saved_tensors
+    def backward(ctx, grad):
+        feat, action_in, *weights = ctx.saved_tensors
         w, prior = Weights(*weights[: -3 * ctx.layers - 2]), weights[-3 * ctx.layers - 2 :]
-        shape, (steps, n, _) = ctx.shape, action_in.shape
-        old, g = deters[:-1], shape.blocks
+        shape, (steps, n, _), d = ctx.shape, action_in.shape, w.deter_in.shape[1]
+        if ctx.layers <= loops.MOST and loops.usable(feat, action_in, grad, *weights):
+            found = loops.retrace(w, prior, sizes(w, shape, steps, n), feat, action_in, grad)
+            return None, found, None, None, *(None for _ in weights)
+        (deters, stochs), (grad_deter, grad_stoch) = feat.tensor_split([d], -1), grad.tensor_split([d], -1)
+        old, g = deters[:-1].contiguous(), shape.blocks
         projected = (old @ w.deter_in.t() + w.deter_bias, stochs[:-1] @ w.stoch_in.t() + w.stoch_bias)
         pre_in = torch.stack(projected, 2)
         x = torch.cat([fused.norm_silu(pre_in, w.in_norm, shape.eps).flatten(2), action_in], -1)
-        own, shared = split_kernel(w.hidden, old.shape[-1] // g)
-        own_part = torch.bmm(old.reshape(steps * n, g, -1).transpose(0, 1), own).transpose(0, 1).reshape(steps, n, -1)
+        own, shared = split_kernel(w.hidden, d // g)
+        own_part = torch.bmm(old.view(steps * n, g, -1).transpose(0, 1), own).transpose(0, 1).reshape(steps, n, -1)
         pre_hid = x @ shared + w.hidden_bias + own_part
         y = fused.norm_silu(pre_hid, w.hidden_norm, shape.eps).view(steps * n, g, -1).transpose(0, 1)
         gates = torch.bmm(y, w.gates).view(g, steps, n, -1).transpose(0, 1)
@@ -196,7 +200,7 @@ class Retrace(torch.autograd.Function):
             hidden = norms[-1].output()
         logits = (hidden @ prior[-2].t() + prior[-1]).view(steps, n, shape.stoch, shape.classes)
         of_draw = Draw(logits, shape.unimix)
-        d_deter, d_stoch = torch.zeros_like(deters[0]), torch.zeros_like(stochs[0])
+        d_deter, d_stoch = torch.zeros_like(old[0]), torch.zeros_like(stochs[0], memory_format=torch.contiguous_format)
         grad_stoch = grad_stoch.contiguous()
         for t in range(steps - 1, -1, -1):
             grad = torch.zeros_like(d_stoch)
@@ -207,7 +211,7 @@ class Retrace(torch.autograd.Function):
                 norm.backward(t, grad, below)
                 grad = below @ kernel
             d_deter, d_stoch = core.step(t, grad.add_(grad_deter[t + 1]).add_(d_deter))
-        return None, None, core.d_x[:, :, 2 * core.units :], None, None, *(None for _ in weights)
+        return None, core.d_x[:, :, 2 * core.units :], None, None, *(None for _ in weights)
 
 
 def sizes(w: Weights, shape: Shape, steps: int, b: int) -> loops.Sizes:

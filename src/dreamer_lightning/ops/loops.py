@@ -1,4 +1,4 @@
-"""The loops over an RSSM's steps in `scan.c`, on a CPU. `nets/scan.py` and `nets/rssm.py` hold their twins in torch."""
+"""The loops over an RSSM's steps in `scan.c` and `dream.c`, on a CPU. `nets/scan.py` and `nets/rssm.py` hold their twins in torch."""
 
 from __future__ import annotations
 
@@ -62,12 +62,23 @@ class Model(ctypes.Structure):
 
 
 class Dream(ctypes.Structure):
-    """``dream`` in scan.c."""
+    """``dream`` in dream.c."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("feat", "next", "action_in", "noise")),
         ("prior", ctypes.c_void_p * (3 * MOST + 2)),
         *((name, ctypes.c_void_p) for name in ("packed", "room")),
+        ("layers", ctypes.c_long),
+    ]
+
+
+class Retrace(ctypes.Structure):
+    """``retrace`` in dream.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("feat", "action_in", "grad", "d_action")),
+        ("prior", ctypes.c_void_p * (3 * MOST + 2)),
+        ("room", ctypes.c_void_p),
         ("layers", ctypes.c_long),
     ]
 
@@ -153,7 +164,10 @@ class Layers(torch.autograd.Function):
             (kernel, _, norm), grad = weights[3 * i : 3 * i + 3], grad.contiguous()
             below = torch.empty_like(grad)
             fused.norm_silu_input(below, grad, sums[i], norm, ctx.eps)
-            grads = [below.t() @ inputs[i], below.sum(0), fused.norm_silu_weight(grad, sums[i], norm, ctx.eps), *grads]
+            by_kernel, by_bias, by_norm = ctx.needs_input_grad[2 + 3 * i : 5 + 3 * i]
+            grads.insert(0, fused.norm_silu_weight(grad, sums[i], norm, ctx.eps) if by_norm else None)
+            grads.insert(0, below.sum(0) if by_bias else None)
+            grads.insert(0, below.t() @ inputs[i] if by_kernel else None)
             grad = below @ kernel if i or ctx.needs_input_grad[0] else None
         return grad, None, *grads
 
@@ -215,3 +229,23 @@ class DreamLoop(Loop):
         dream.feat, dream.next = feat.data_ptr(), out.data_ptr()
         dream.action_in, dream.noise = action_in.data_ptr(), noise.data_ptr()
         self.library.dream_step(*self.asked)
+
+
+def retrace(weights: Sequence[Tensor], prior: Sequence[Tensor], sizes: Sizes, *tensors: Tensor) -> Tensor:
+    """The gradient of a finished dream by its projected actions [t n u].
+
+    Args:
+        weights: as for ``Loop``.
+        prior: as for ``DreamLoop``.
+        sizes: plain numbers.
+        tensors: the dream's ``feat`` [t+1 n d+z], its projected actions [t n u], the gradient of ``feat``.
+    """
+    feat, action_in, grad = (x.contiguous() for x in tensors)
+    loop, held, found = Loop(weights, sizes), [w.contiguous() for w in prior], torch.empty_like(action_in)
+    asked = Retrace(*(x.data_ptr() for x in (feat, action_in, grad, found)), layers=len(prior) // 3)
+    asked.prior[: len(held)] = [w.data_ptr() for w in held]
+    both = ctypes.byref(loop.model), ctypes.byref(asked)
+    room = feat.new_empty(loop.library.retrace_room(*both))
+    asked.room = room.data_ptr()
+    loop.library.retrace_backward(*both)
+    return found

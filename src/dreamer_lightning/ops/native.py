@@ -1,4 +1,4 @@
-"""Builds and loads `scan.c` with `kernels.c`: once per machine, with its C compiler; without one torch does it."""
+"""Builds and loads `dream.c`, `scan.c` and `kernels.c`: once per machine, with its C compiler; without one torch does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).with_name(name) for name in ("scan.c", "kernels.c")]  # the first includes the others
+SOURCES = [Path(__file__).with_name(name) for name in ("dream.c", "scan.c", "kernels.c")]  # each includes the next
 SWITCH = "DREAMER_KERNELS"  # "off" leaves everything to torch
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 FALLBACKS = [["-march=native"], ["-mcpu=native"], []]  # not every compiler knows each
@@ -42,6 +42,8 @@ STRUCTURED = {  # pointers to the structures in `loops`, and what comes back
     "dream_room": (1, LONG),
     "dream_pack": (2, None),
     "dream_step": (2, None),
+    "retrace_room": (2, LONG),
+    "retrace_backward": (2, None),
 }
 
 

@@ -1,7 +1,7 @@
-/* The loops over an RSSM's steps on a CPU: the scan of `nets/scan.py`, forward and backward, and a step of a dream; and an MLP's layers.
+/* The loops over an RSSM's steps on a CPU: the scan of `nets/scan.py`, forward and backward; and an MLP's layers. `dream.c` dreams.
  *
  * A step of 16 sequences is 60 small tensor operations that wait for one another; here it is one pass over the weights. Sequences do
- * not meet within the scan, so that each thread takes some of them from the first step to the last, and some dreams through a step.
+ * not meet within the scan, so that each thread takes some of them from the first step to the last.
  * What is not part of the recurrence (gradients of weights) is left to wide products afterwards. `loops.py` calls these.
  */
 
@@ -151,7 +151,8 @@ static recurrence pack_recurrence(const model *m, float *room, int fresh) {
 }
 
 /* The next deter of some rows. Besides h (deter) and s (stoch) it takes x [rows 3u], whose last third is the projected action, and
- * leaves what the backward needs in pre [rows 2 u], x, hidden [rows d] and gates [g, rows 3d/g], whose blocks lie by_gates apart. */
+ * leaves what the backward needs in pre [rows 2 u], x, hidden [rows d] and gates [g, rows 3d/g], whose blocks lie by_gates apart;
+ * y is room [rows d], and without `next` that is all. */
 static void core(const model *m, const recurrence *k, long rows, const float *h, long by_h, const float *s, long by_s, float *pre,
                  float *x, float *hidden, float *y, float *gates, long by_gates, float *next, long by_next) {
   long d = m->d, u = m->u, own = d / m->g, wide = 3 * u, block = (own + wide) * own, packed = k->own != NULL;
@@ -174,7 +175,7 @@ static void core(const model *m, const recurrence *k, long rows, const float *h,
     clear(gate, 3 * own, rows, 3 * own);
     const float *kernel = packed ? k->gates + i * packed_size(own, 3 * own) : NULL;
     add(gate, 3 * own, y + i * own, d, kernel, m->gates + i * own * 3 * own, 3 * own, 1, rows, own, 3 * own);
-    for (long r = 0; r < rows; r++)
+    for (long r = 0; next && r < rows; r++)
       gru_row(next + r * by_next + i * own, gate + r * 3 * own, m->gates_bias + i * 3 * own, h + r * by_h + i * own, own);
   }
 }
@@ -262,53 +263,6 @@ void mlp_forward(const mlp *m) {
 }
 
 typedef struct {
-  float *feat, *next, *action_in, *noise; /* [n d+z], to be filled [n d+z], [n u], [n s] */
-  float *prior[3 * MOST + 2];             /* kernel [u .], bias and norm of each layer; kernel [z .] and bias of the logits */
-  float *packed, *room;                   /* of `dream_pack`; of one step */
-  long layers;
-} dream;
-
-long dream_packed(const model *m, const dream *f) {
-  return scan_room(m) + f->layers * packed_size(m->d + m->u, m->u) + packed_size(m->d + m->u, m->z);
-}
-
-long dream_room(const model *m) { return m->parts * BLOCK * (7 * m->u + 2 * m->d + 3 * m->d / m->g + m->z); }
-
-/* Pack the kernels of the recurrence and of the prior, once for all steps of a dream. */
-void dream_pack(const model *m, const dream *f) {
-  float *at = pack_recurrence(m, f->packed, 1).rest;
-  for (long i = 0, in = m->d; i < f->layers; i++, in = m->u) at = pack(at, f->prior[3 * i], in, m->u, 1, in);
-  long in = f->layers ? m->u : m->d;
-  pack(at, f->prior[3 * f->layers], in, m->z, 1, in);
-}
-
-void dream_step(const model *m, const dream *f) {
-  long n = m->b, d = m->d, z = m->z, u = m->u, wide = d + z, groups = z / m->c;
-  recurrence k = pack_recurrence(m, f->packed, 0);
-#pragma omp parallel for schedule(static) num_threads(m->parts)
-  for (long part = 0; part < m->parts; part++) {
-    float *pre = f->room + part * dream_room(m) / m->parts, *x = pre + BLOCK * 2 * u, *hidden = x + BLOCK * 3 * u, *y = hidden + BLOCK * d;
-    float *sums = y + BLOCK * d, *units = sums + BLOCK * u, *logits = units + BLOCK * u, *gate = logits + BLOCK * z;
-    long last = (part + 1) * n / m->parts;
-    for (long r0 = part * n / m->parts; r0 < last; r0 += BLOCK) {
-      long rows = last - r0 < BLOCK ? last - r0 : BLOCK, by_in = wide, in = d;
-      float *feat = f->feat + r0 * wide, *next = f->next + r0 * wide, *from = next, *packed = k.rest;
-      for (long r = 0; r < rows; r++) memcpy(x + r * 3 * u + 2 * u, f->action_in + (r0 + r) * u, sizeof(float) * u);
-      core(m, &k, rows, feat, wide, feat + d, wide, pre, x, hidden, y, gate, 0, next, wide);
-      for (long i = 0; i < f->layers; i++, by_in = in = u, from = units) {
-        fill(sums, u, f->prior[3 * i + 1], rows, u);
-        add_product(sums, u, from, by_in, packed, rows, in, u);
-        packed += packed_size(in, u);
-        for (long r = 0; r < rows; r++) norm_silu_row(units + r * u, sums + r * u, f->prior[3 * i + 2], u, m->eps);
-      }
-      fill(logits, z, f->prior[3 * f->layers + 1], rows, z);
-      add_product(logits, z, from, by_in, packed, rows, in, z);
-      for (long r = 0; r < rows; r++) draw_all(next + r * wide + d, logits + r * z, f->noise + (r0 + r) * groups, groups, m->c, m->unimix);
-    }
-  }
-}
-
-typedef struct {
   float *hm, *pre_in, *pre_hid, *gates, *pre_post, *logits, *keep; /* as the forward left them */
   float *grad_deter, *grad_stoch;                                  /* [t b d], [t b z] */
   float *d_logits;                                                 /* gradient of the logits, to which the draws' is added */
@@ -317,32 +271,68 @@ typedef struct {
   float *room;
 } backward;
 
-void observe_backward(const model *m, const backward *f) {
-  long b = m->b, d = m->d, z = m->z, u = m->u, g = m->g, v = m->v, own = d / g, wide = 3 * u, groups = z / m->c;
+/* Where the recurrence's packed kernels are as its backward takes them, and where the room goes on. */
+typedef struct {
+  float *gates, *shared, *own, *deter_in, *stoch_in, *rest;
+} transposed;
+
+static transposed pack_transposed(const model *m, float *room) {
+  long d = m->d, z = m->z, u = m->u, own = d / m->g, wide = 3 * u, block = (own + wide) * own;
   const float *shared = m->hidden + own * own;
-  float *logits = f->room, *post = pack(logits, m->logits, z, v, v, 1), *gates = pack(post, m->post, v, d, m->by_post, 1), *hid = gates;
-  for (long i = 0; i < g; i++) hid = pack(hid, m->gates + i * own * 3 * own, 3 * own, own, 1, 3 * own);
-  float *blocks = hid;
+  transposed k = {.gates = room};
+  for (long i = 0; i < m->g; i++) room = pack(room, m->gates + i * own * 3 * own, 3 * own, own, 1, 3 * own);
+  k.shared = room;
   for (long first = 0; first < wide; first += PANEL)
     for (long column = 0; column < d; column++)
-      for (long j = 0; j < PANEL; j++, blocks++)
-        *blocks = first + j < wide ? shared[column / own * (own + wide) * own + (first + j) * own + column % own] : 0.0f;
-  float *deter_in = blocks;
-  for (long i = 0; i < g; i++) deter_in = pack(deter_in, m->hidden + i * (own + wide) * own, own, own, 1, own);
-  float *stoch_in = pack(deter_in, m->deter_in, u, d, d, 1), *rest = pack(stoch_in, m->stoch_in, u, z, z, 1);
-  long size_own = packed_size(own, own), size_gates = packed_size(3 * own, own);
+      for (long j = first; j < first + PANEL; j++) *room++ = j < wide ? shared[column / own * block + j * own + column % own] : 0.0f;
+  k.own = room;
+  for (long i = 0; i < m->g; i++) room = pack(room, m->hidden + i * block, own, own, 1, own);
+  k.deter_in = room;
+  k.stoch_in = pack(k.deter_in, m->deter_in, u, d, d, 1);
+  k.rest = pack(k.stoch_in, m->stoch_in, u, z, z, 1);
+  return k;
+}
+
+/* The backward of `core`: from dh, the gradient of the next deter [rows d], to those of h and s, into d_deter and d_stoch. It takes what
+ * `core` left and leaves the gradients of the gates (laid out as they are), of y, hidden, x, and of pre (d_in). */
+static void core_backward(const model *m, const transposed *k, long rows, const float *dh, const float *h, long by_h, const float *pre,
+                          const float *hidden, const float *gates, long by_gates, float *d_gates, float *d_y, float *d_hid, float *d_x,
+                          float *d_in, float *d_deter, float *d_stoch) {
+  long d = m->d, z = m->z, u = m->u, own = d / m->g, wide = 3 * u;
+  clear(d_y, d, rows, d);
+  for (long i = 0; i < m->g; i++) {
+    float *gate = d_gates + i * by_gates;
+    for (long r = 0; r < rows; r++)
+      gru_backward_row(gate + r * 3 * own, d_deter + r * d + i * own, dh + r * d + i * own, gates + i * by_gates + r * 3 * own,
+                       m->gates_bias + i * 3 * own, h + r * by_h + i * own, own);
+    add_product(d_y + i * own, d, gate, 3 * own, k->gates + i * packed_size(3 * own, own), rows, 3 * own, own);
+  }
+  for (long r = 0; r < rows; r++) norm_silu_backward_row(d_hid + r * d, d_y + r * d, hidden + r * d, m->hidden_norm, d, m->eps);
+  clear(d_x, wide, rows, wide);
+  add_product(d_x, wide, d_hid, d, k->shared, rows, d, wide);
+  for (long r = 0; r < rows; r++)
+    for (long i = 0; i < 2; i++)
+      norm_silu_backward_row(d_in + (2 * r + i) * u, d_x + r * wide + i * u, pre + (2 * r + i) * u, m->in_norm + i * u, u, m->eps);
+  for (long i = 0; i < m->g; i++) add_product(d_deter + i * own, d, d_hid + i * own, d, k->own + i * packed_size(own, own), rows, own, own);
+  add_product(d_deter, d, d_in, 2 * u, k->deter_in, rows, u, d);
+  clear(d_stoch, z, rows, z);
+  add_product(d_stoch, z, d_in + u, 2 * u, k->stoch_in, rows, u, z);
+}
+
+void observe_backward(const model *m, const backward *f) {
+  long b = m->b, d = m->d, z = m->z, u = m->u, g = m->g, v = m->v, own = d / g, wide = 3 * u, groups = z / m->c;
+  float *logits = f->room, *post = pack(logits, m->logits, z, v, v, 1);
+  transposed k = pack_transposed(m, pack(post, m->post, v, d, m->by_post, 1));
 
 #pragma omp parallel for schedule(static) num_threads(m->parts)
   for (long part = 0; part < m->parts; part++) {
     long r0 = part * b / m->parts, rows = (part + 1) * b / m->parts - r0;
-    float *dh = rest + r0 * 2 * d, *old = dh + rows * d;
-    float *d_deter = f->d_deter + r0 * d, *d_stoch = f->d_stoch + r0 * z;
+    float *dh = k.rest + r0 * d, *d_deter = f->d_deter + r0 * d, *d_stoch = f->d_stoch + r0 * z;
     clear(d_deter, d, rows, d);
     clear(d_stoch, z, rows, z);
     for (long t = m->steps - 1; t >= 0; t--) {
-      long at = t * b + r0;
-      float *d_logits = f->d_logits + at * z, *d_out = f->d_out + at * v, *d_post = f->d_post + at * v, *d_y = f->d_y + at * d;
-      float *d_hid = f->d_hid + at * d, *d_x = f->d_x + at * wide, *d_in = f->d_in + at * 2 * u;
+      long at = t * b + r0, gate = (t * g * b + r0) * 3 * own;
+      float *d_logits = f->d_logits + at * z, *d_out = f->d_out + at * v, *d_post = f->d_post + at * v;
       for (long i = 0, n = rows * groups; i < n; i += LANES)
         straight_through_group(d_logits + i * m->c, f->grad_stoch + at * z + i * m->c, d_stoch + i * m->c, f->logits + at * z + i * m->c,
                                n - i < LANES ? n - i : LANES, m->c, m->unimix);
@@ -352,31 +342,11 @@ void observe_backward(const model *m, const backward *f) {
         norm_silu_backward_row(d_post + r * v, d_out + r * v, f->pre_post + (at + r) * v, m->post_norm, v, m->eps);
       for (long j = 0; j < rows * d; j++) dh[j] = d_deter[j] + f->grad_deter[at * d + j];
       add_product(dh, d, d_post, v, post, rows, v, d);
-      clear(d_y, d, rows, d);
-      for (long i = 0; i < g; i++) {
-        long gate = ((t * g + i) * b + r0) * 3 * own;
-        for (long r = 0; r < rows; r++) {
-          long k = r * d + i * own;
-          gru_backward_row(f->d_gates + gate + r * 3 * own, old + k, dh + k, f->gates + gate + r * 3 * own, m->gates_bias + i * 3 * own,
-                           f->hm + at * d + k, own);
-        }
-        add_product(d_y + i * own, d, f->d_gates + gate, 3 * own, gates + i * size_gates, rows, 3 * own, own);
-      }
-      for (long r = 0; r < rows; r++)
-        norm_silu_backward_row(d_hid + r * d, d_y + r * d, f->pre_hid + (at + r) * d, m->hidden_norm, d, m->eps);
-      clear(d_x, wide, rows, wide);
-      add_product(d_x, wide, d_hid, d, hid, rows, d, wide);
-      for (long r = 0; r < rows; r++)
-        for (long i = 0; i < 2; i++)
-          norm_silu_backward_row(d_in + (2 * r + i) * u, d_x + r * wide + i * u, f->pre_in + (2 * (at + r) + i) * u, m->in_norm + i * u, u,
-                                 m->eps);
-      for (long i = 0; i < g; i++) add_product(old + i * own, d, d_hid + i * own, d, blocks + i * size_own, rows, own, own);
-      add_product(old, d, d_in, 2 * u, deter_in, rows, u, d);
-      clear(d_stoch, z, rows, z);
-      add_product(d_stoch, z, d_in + u, 2 * u, stoch_in, rows, u, z);
+      core_backward(m, &k, rows, dh, f->hm + at * d, d, f->pre_in + at * 2 * u, f->pre_hid + at * d, f->gates + gate, b * 3 * own,
+                    f->d_gates + gate, f->d_y + at * d, f->d_hid + at * d, f->d_x + at * wide, f->d_in + at * 2 * u, d_deter, d_stoch);
       for (long r = 0; r < rows; r++) {
         float keep = f->keep[at + r];
-        for (long j = 0; j < d; j++) d_deter[r * d + j] = old[r * d + j] * keep;
+        for (long j = 0; j < d; j++) d_deter[r * d + j] *= keep;
         for (long j = 0; j < z; j++) d_stoch[r * z + j] *= keep;
       }
     }
