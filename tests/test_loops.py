@@ -13,7 +13,7 @@ import torch
 
 from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP
-from dreamer_lightning.nets.rssm import RSSM, BlockRSSM
+from dreamer_lightning.nets.rssm import AROUND, EQUATIONS, RSSM, BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
 from dreamer_lightning.types import Joined, Latent
 
@@ -126,20 +126,28 @@ def retrace(function, latent: Latent, action: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 7, 16])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_acting(sizes, rows, monkeypatch):
-    rssm, seen = make(sizes), calls(monkeypatch, loops.Loop, "run")
+    rssm, seen = make(sizes), calls(monkeypatch, loops.Loop, "act")
     draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
-    latent = Latent(draw(rows, rssm.deter_dim), draw(rows, rssm.stoch_dim))
-    first, noise = draw(rows) < -0.5, rssm.noise(rows)
+    stoch = torch.arange(rows * rssm.stoch).view(rows, -1).remainder(rssm.classes + 1).to(torch.uint8)  # 0: none yet
+    state = {"deter": draw(rows, rssm.deter_dim), "stoch": stoch}
+    given = (state, 2 * draw(rows, 6), draw(rows, 24), draw(rows) < -0.5, rssm.noise(rows))
+    kept = copy.deepcopy(given)
     with torch.no_grad():
-        got, logits = rssm.observe_step(latent, draw(rows, 6), draw(rows, 24), first, noise)
-        assert [args[0] for args in seen] == ["observe_forward"]
+        feat, packed = rssm.observe_packed(*given)
+        assert len(seen) == 1
         with fused.eager():
-            want, wanted = rssm.observe_step(latent, draw(rows, 6), draw(rows, 24), first, noise)
+            wanted, want = rssm.observe_packed(*given)
     assert len(seen) == 1
-    assert torch.equal(got.stoch, want.stoch)
-    for x, y in ((got.deter, want.deter), (logits, wanted)):
+    assert packed["stoch"].dtype == want["stoch"].dtype
+    assert torch.equal(packed["stoch"], want["stoch"])
+    for x, y in ((packed["deter"], want["deter"]), (feat, wanted)):
         assert x.shape == y.shape
         assert (x - y).norm() <= 2e-6 * y.norm()
+    assert all(
+        torch.equal(x, y) for x, y in zip((*given[0].values(), *given[1:]), (*kept[0].values(), *kept[1:]), strict=True)
+    )
+    rssm.observe_packed(*given), make(sizes, act="gelu").observe_packed(*given)
+    assert len(seen) == 1  # with a gradient, with other layers
 
 
 @pytest.mark.parametrize("rows", [3, 16, 64, 100, 4099])
@@ -215,13 +223,14 @@ def test_what_the_loops_cannot_do_is_stepped_through(change, options, monkeypatc
     assert not fast.can_dream(rssm, start, noise) or change == "gradients"
 
 
-@pytest.mark.parametrize("name", ["core", "prior", "post", "draw", "forget", "observe_step", "imagine_step"])
+@pytest.mark.parametrize("name", EQUATIONS + AROUND)
 def test_a_subclass_with_an_equation_of_its_own_is_stepped_through(name):
     """Nothing compiled may pass over what a user has written."""
     own = type("Own", (BlockRSSM,), {name: lambda self, *args: getattr(BlockRSSM, name)(self, *args)})
-    assert BlockRSSM(6, 24, **SIZES["round"]).scannable
+    assert BlockRSSM(6, 24, **SIZES["round"]).actable
     assert type("Plain", (BlockRSSM,), {})(6, 24, **SIZES["round"]).scannable
-    assert not own(6, 24, **SIZES["round"]).scannable
+    assert own(6, 24, **SIZES["round"]).scannable == (name in AROUND)
+    assert not own(6, 24, **SIZES["round"]).actable
 
 
 def test_not_finite_stays_visible():
@@ -233,9 +242,8 @@ def test_not_finite_stays_visible():
 def test_without_the_instructions_of_this_processor(tmp_path):
     """A build for any processor of its kind, with narrower registers, passes the same."""
     run = "import sys, pytest; from dreamer_lightning.ops import native; native.FALLBACKS = [[]]; "
-    run += (
-        f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', 'observing or dreaming or retracing or mlp']))"
-    )
+    some = "observing or dreaming or retracing or mlp"
+    run += f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', '{some}']))"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout

@@ -134,9 +134,9 @@ class Dreamer(nn.Module):
         rssm, n = self.world_model.rssm, len(is_first)
         with torch.inference_mode():  # a tenth faster than no_grad: hundreds of tiny operations (benchmarks/notes.md)
             noise, embed = rssm.noise(n, generator=generator), self.world_model.embed(obs)
-            latent, _ = rssm.observe_step(rssm.unpack(state), state["prev_action"], embed, is_first, noise)
-            action = self.choose(latent.feat, generator, greedy).float()
-            found = {**rssm.pack(latent), "prev_action": action}
+            feat, packed = rssm.observe_packed(state, state["prev_action"], embed, is_first, noise)
+            action = self.choose(feat, generator, greedy).float()
+            found = {**packed, "prev_action": action}
         found = {key: value.clone() for key, value in found.items()}  # which may be changed in place
         return found["prev_action"], found
 

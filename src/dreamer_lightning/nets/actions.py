@@ -202,7 +202,8 @@ class PolicyOutput(Distribution):
 
     def split(self, flat: Float[Tensor, "*b a"]) -> dict[str, Tensor]:
         """The flat vector as one tensor per action, in the shape of its space (and its classes)."""
-        parts = flat.split([space.size for space in self.spaces.values()], -1)
+        sizes = [space.size for space in self.spaces.values()]
+        parts = flat.split(sizes, -1) if len(sizes) > 1 else [flat]
         shapes = [(*space.shape, space.classes) if space.discrete else space.shape for space in self.spaces.values()]
         return {
             name: part.reshape(*part.shape[:-1], *shape)

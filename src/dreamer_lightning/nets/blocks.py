@@ -5,7 +5,7 @@ Source: danijar/dreamerv3 `embodied/jax/nets.py@e3f0224` (defaults and initialis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod, sqrt
 from typing import Any
 
@@ -276,14 +276,14 @@ class MLP(nn.Module):
         self.out_dim = units if layers else in_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.act is F.silu and all(type(x) is Linear and type(norm) is RMSNorm for x, norm in self.pairs()):
-            weights = [w for linear, norm in self.pairs() for w in (linear.weight, linear.bias, norm.weight)]
+        # not by way of the lists' own iterators: a decision of the actor is made of such microseconds
+        layers: list[tuple[Any, Any]] = list(
+            zip(self.linears._modules.values(), self.norms._modules.values(), strict=True)
+        )
+        if self.act is F.silu and all(type(linear) is Linear and type(norm) is RMSNorm for linear, norm in layers):
+            weights = [w for linear, norm in layers for w in (linear.weight, linear.bias, norm.weight)]
             if loops.mlp_pays(x, weights):
-                return loops.mlp(x, weights, self.norms[0].eps)
-        for linear, norm in self.pairs():
+                return loops.mlp(x, weights, layers[0][1].eps)
+        for linear, norm in layers:
             x = normed(norm, self.act, linear(x))
         return x
-
-    def pairs(self) -> Iterator[tuple[Any, Any]]:
-        """Each linear layer with its norm."""
-        return zip(self.linears, self.norms, strict=True)

@@ -268,17 +268,19 @@ def images(obs: dict[str, Tensor], keys: list[str]) -> tuple[Float[Tensor, "n c 
 
 def concat_vectors(obs: dict[str, Tensor], spaces: dict[str, Space], squash: bool) -> Float[Tensor, "*b n"]:
     """Entries side by side in the order of ``spaces``; one with a missing number (-inf; -1 if int) is all zeros."""
-    parts = []
+    parts, code = [], symlog if squash else lambda x: x
     for name, space in spaces.items():
         x, dims = obs[name], len(space.shape)
         lead = x.shape[: x.ndim - dims]
-        x = x.reshape(*lead, prod(space.shape))
+        x = x if dims == 1 else x.reshape(*lead, prod(space.shape))
         if space.discrete:
             known = (x >= 0).all(-1, keepdim=True) if x.dtype.is_signed else None
             x = (x.unsqueeze(-1) == torch.arange(space.classes, device=x.device)).flatten(-2)
             parts.append((x if known is None else x & known).float())
         else:
             x = precise(x)
-            known = (x != -torch.inf).all(-1, keepdim=True)
-            parts.append(torch.where(known, symlog(x) if squash else x, 0.0))
-    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            parts.append(x.masked_fill((x == -torch.inf).any(-1, keepdim=True), 0.0))
+    if not any(space.discrete for space in spaces.values()):
+        return code(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
+    coded = [part if space.discrete else code(part) for part, space in zip(parts, spaces.values(), strict=True)]
+    return torch.cat(coded, -1) if len(coded) > 1 else coded[0]

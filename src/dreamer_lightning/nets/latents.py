@@ -107,10 +107,9 @@ class Categorical(Latents):
 
     def pack(self, stoch: Float[Tensor, "*b z"]) -> Tensor:
         """Class indices (all zero stays the zero vector)."""
-        index = self.params(stoch.detach())
-        kind = torch.uint8 if self.classes < 256 else torch.int16
-        index = (index.argmax(-1) + 1) * (index.sum(-1) > 0.5)  # 0 says: no class, the state at a reset
-        return index.to(kind)
+        numbers = torch.arange(1, self.classes + 1, dtype=torch.float32, device=stoch.device)
+        index = self.params(stoch.detach().float()) @ numbers  # 0 says: no class, the state at a reset
+        return index.round_().to(torch.uint8 if self.classes < 256 else torch.int16)
 
     def unpack(self, packed: Tensor) -> Tensor:
         classes = torch.arange(1, self.classes + 1, device=packed.device)

@@ -28,6 +28,7 @@ from dreamer_lightning.types import Joined, Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 EQUATIONS = ("core", "post", "prior", "draw", "forget", "observe_step", "imagine_step")  # what the twins in `fast` know
+AROUND = ("project_action", "pack", "unpack")  # what that for acting knows besides
 
 
 class RSSM(nn.Module, ABC):
@@ -96,7 +97,7 @@ class RSSM(nn.Module, ABC):
         is_first: Bool[Tensor, "b t"],
         noise: Shaped[Tensor, "b t ..."],
     ) -> tuple[Latent, Float[Tensor, "b t ..."]]:
-        """Filter a sequence of real data.
+        """Filter a sequence of real data: posterior latents [b, t, .] and their logits.
 
         Args:
             latent: latent of the step before the sequence.
@@ -104,9 +105,6 @@ class RSSM(nn.Module, ABC):
             embed: encoder output of each observation.
             is_first: observations that begin an episode.
             noise: see ``noise``.
-
-        Returns:
-            Posterior latents [b, t, .] and their logits.
         """
         latents, logits = [], []
         for t in range(embed.shape[1]):
@@ -118,15 +116,12 @@ class RSSM(nn.Module, ABC):
     def imagine(
         self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
     ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
-        """Dream ``h`` steps ahead.
+        """Dream ``h`` steps ahead: latents of the start and the ``h`` dreamed states, and the action taken at each.
 
         Args:
             latent: start states [n, .].
             policy: chooses an action from ``feat``, also for the last state.
             noise: see ``noise``; its length is the length of the dream.
-
-        Returns:
-            Latents of the start and the ``h`` dreamed states, and the action taken at each.
         """
         feats, actions = [latent.feat], [policy(latent.feat, 0)]
         for step in range(noise.shape[1]):
@@ -136,14 +131,12 @@ class RSSM(nn.Module, ABC):
         return Joined.of(torch.stack(feats, 1), self.deter_dim), torch.stack(actions, 1)
 
     def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
-        """A dream that was dreamed without autograd, as a function of its actions, the weights held.
+        """A dream that was dreamed without autograd, as a function of its actions, the weights held: the same states,
+        from each of which gradients flow to the actions before it.
 
         Args:
             latent: its states [n, h+1, .].
             action: the actions taken at each, with a gradient.
-
-        Returns:
-            The same states; gradients flow from each to the actions before it.
         """
         return frozen(self, "retrace_steps")(latent, action)
 
@@ -168,9 +161,8 @@ class RSSM(nn.Module, ABC):
     def loss(self, post: Float[Tensor, "*b ..."], prior: Float[Tensor, "*b ..."]) -> tuple[Losses, Metrics]:
         """KL between post and prior, each side held in turn; summed over the latents, then clipped to the free nats.
 
-        Returns:
-            ``dyn`` = max(free, KL(sg(post) || prior)) trains the prior, ``rep`` = max(free, KL(post || sg(prior)))
-            trains the post; both [*b], in nats.
+        ``dyn`` = max(free, KL(sg(post) || prior)) trains the prior, ``rep`` = max(free, KL(post || sg(prior))) the
+        post; both [*b], in nats.
         """
         kl = self.latents.divergence(post, prior)
         metrics = {"prior_entropy": kl.prior_entropy.mean(), "post_entropy": kl.post_entropy.mean()}
@@ -194,6 +186,13 @@ class RSSM(nn.Module, ABC):
         """The inverse of ``pack``."""
         return Latent(packed["deter"], self.latents.unpack(packed["stoch"]).to(packed["deter"].dtype))
 
+    def observe_packed(
+        self, packed: dict[str, Tensor], prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[Float[Tensor, "b f"], dict[str, Tensor]]:
+        """``observe_step`` from a packed latent [b, .], for acting. Returns the new ``feat`` and packed latent."""
+        latent, _ = self.observe_step(self.unpack(packed), prev_action, embed, is_first, noise)
+        return latent.feat, self.pack(latent)
+
 
 class BlockRSSM(RSSM):
     """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
@@ -215,7 +214,7 @@ class BlockRSSM(RSSM):
         latents: another kind of latents than those that the three options above describe.
         free_nats: KL per time step below which it is not reduced further, in nats.
         free: where free nats apply, ``per_step`` or ``batch_mean``.
-        absolute: the posterior sees the observation alone, not the deterministic state.
+        absolute: the posterior sees the observation alone, not ``deter``.
         outscale: scale of the initial logit layers.
         act: activation.
     """
@@ -256,8 +255,9 @@ class BlockRSSM(RSSM):
         self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
         self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
         self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
-        same = all(getattr(type(self), name) is getattr(BlockRSSM, name) for name in EQUATIONS)  # in a subclass
-        self.scannable = same and dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
+        same = [getattr(type(self), name) is getattr(BlockRSSM, name) for name in EQUATIONS + AROUND]  # in a subclass
+        plain = dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
+        self.scannable, self.actable = plain and all(same[: len(EQUATIONS)]), plain and all(same)
         self.post_logits = Linear(self.post_mlp.out_dim, self.latents.param_dim, outscale)
         self.prior_mlp = MLP(deter, hidden, img_layers, act)
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
@@ -285,9 +285,8 @@ class BlockRSSM(RSSM):
     def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
         return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
 
-    def observe_step(self, latent, prev_action, embed, is_first, noise):
-        step = fast.observe_step if fast.can_step(self, latent, embed, noise) else RSSM.observe_step
-        return step(self, latent, prev_action, embed, is_first, noise)
+    def observe_packed(self, *given):
+        return (fast.act if fast.can_act(self, *given) else RSSM.observe_packed)(self, *given)
 
     def observe(self, latent, prev_action, embed, is_first, noise):
         scan = fast.observe if fast.possible(self) else RSSM.observe

@@ -44,9 +44,7 @@ def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can take these: float32 in a CPU's memory, no compiler at work."""
     if torch.compiler.is_compiling() or _off or native.library() is None:
         return False
-    return all(
-        x.dtype == torch.float32 and x.device.type == "cpu" and type(x) in PLAIN and not wrapped(x) for x in tensors
-    )
+    return all(x.dtype is torch.float32 and x.is_cpu and type(x) in PLAIN and not wrapped(x) for x in tensors)
 
 
 def call(name: str, *args: Tensor | int | float) -> None:

@@ -1,8 +1,9 @@
-"""The loops over an RSSM's steps in `scan.c` and `dream.c`, on a CPU. `nets/scan.py` and `nets/rssm.py` hold their twins in torch."""
+"""The loops of `scan.c` and `dream.c` over an RSSM's steps, on a CPU; `nets/scan.py` and `nets/rssm.py` have twins."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,6 +59,28 @@ class Model(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("unimix", "eps")),
         *((name, ctypes.c_void_p) for name in Weights._fields),
         ("by_post", ctypes.c_long),
+    ]
+
+
+class Step(NamedTuple):
+    """What acting knows before a decision."""
+
+    deter: Tensor  # [b d]
+    stoch: Tensor  # [b s], uint8
+    prev_action: Tensor  # [b a]
+    is_first: Tensor  # [b], bool
+    embed: Tensor  # [b e]
+    noise: Tensor  # [b s], uniform
+
+
+class Acting(ctypes.Structure):
+    """``acting`` in scan.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in Step._fields),
+        *((name, ctypes.c_void_p) for name in ("action_in", "action_bias", "action_norm", "post_embed", "post_bias")),
+        *((name, ctypes.c_void_p) for name in ("feat", "next", "drawn", "room")),
+        *((name, ctypes.c_long) for name in ("a", "e")),
     ]
 
 
@@ -131,17 +154,33 @@ def mlp(x: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
 def run_mlp(x: Tensor, eps: float, weights: Sequence[Tensor], keep: bool = False) -> tuple[list[Tensor], list[Tensor]]:
     """Each layer before and after norm and SiLU, or the last one after them alone."""
     (n, inputs), u, layers, library = x.shape, len(weights[0]), len(weights) // 3, compiled()
-    x = x.contiguous()
+    x, parts = x.contiguous(), division(n, n)
     sums = [x.new_empty(n, u) for _ in range(layers if keep else 0)]
     outs = [x.new_empty(n, u) for _ in range(layers if keep else 1)]
-    asked = MLP(x=x.data_ptr(), n=n, inputs=inputs, u=u, layers=layers, eps=eps, **division(n, n))
-    asked.weights[: len(weights)] = [w.data_ptr() for w in weights]
-    asked.sums[: len(sums)] = [y.data_ptr() for y in sums]
-    asked.outs[layers - len(outs) : layers] = [y.data_ptr() for y in outs]
+    asked = mlp_request(tuple(w.data_ptr() for w in weights), n, inputs, u, eps, *parts.values())
+    asked.x = x.data_ptr()
+    if keep:
+        asked.sums[:layers] = [y.data_ptr() for y in sums]
+        asked.outs[:layers] = [y.data_ptr() for y in outs]
+    else:
+        asked.outs[layers - 1] = outs[0].data_ptr()
     room = x.new_empty(library.mlp_room(ctypes.byref(asked)))
     asked.room = room.data_ptr()
     library.mlp_forward(ctypes.byref(asked))
     return sums, outs
+
+
+def mlp_request(weights: tuple[int, ...], *numbers: float) -> MLP:
+    """What the library is asked, but for the tensors of this call: a copy, for several threads may ask."""
+    return MLP.from_buffer_copy(known_mlp(weights, *numbers))
+
+
+@functools.lru_cache(256)
+def known_mlp(weights: tuple[int, ...], n: int, inputs: int, u: int, eps: float, parts: int, packed: bool) -> MLP:
+    """Made of plain numbers alone (addresses of weights too), so that it holds for whoever has the same."""
+    asked = MLP(n=n, inputs=inputs, u=u, layers=len(weights) // 3, eps=eps, parts=parts, packed=packed)
+    asked.weights[: len(weights)] = weights
+    return asked
 
 
 class Layers(torch.autograd.Function):
@@ -187,12 +226,10 @@ class Loop:
     """
 
     def __init__(self, weights: Sequence[Tensor], sizes: Sizes):
-        named = dict(zip(Weights._fields, weights, strict=True))
-        self.held = {name: w if name == "post" and w.stride(1) == 1 else w.contiguous() for name, w in named.items()}
-        pointers = {name: w.data_ptr() for name, w in self.held.items()}
-        numbers = {**sizes._asdict(), **division(sizes.b, sizes.b * sizes.steps)}
-        self.model = Model(**numbers, **pointers, by_post=self.held["post"].stride(0))
-        self.library = compiled()
+        self.held = [w if i == POST and w.stride(1) == 1 else w.contiguous() for i, w in enumerate(weights)]
+        pointers, by_post = tuple(w.data_ptr() for w in self.held), self.held[POST].stride(0)
+        known = known_model(pointers, by_post, sizes, *division(sizes.b, sizes.b * sizes.steps).values())
+        self.sizes, self.model, self.library = sizes, Model.from_buffer_copy(known), compiled()
 
     def run(self, name: str, *tensors: Tensor) -> None:
         """``observe_forward`` or ``observe_backward`` on contiguous tensors in the order of its structure in scan.c."""
@@ -200,6 +237,38 @@ class Loop:
         room = tensors[0].new_empty(self.library.scan_room(ctypes.byref(self.model)))
         pointers = (ctypes.c_void_p * (len(tensors) + 1))(*(x.data_ptr() for x in tensors), room.data_ptr())
         getattr(self.library, name)(ctypes.byref(self.model), pointers)
+
+    def act(self, step: Step, around: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """One step on real data, as acting carries its latent: ``stoch`` is packed, see ``Categorical.pack``.
+
+        Args:
+            step: what is given.
+            around: kernel, bias and norm of the action's layer; the columns of the posterior's first kernel that see
+                the embedding, and that layer's bias.
+
+        Returns:
+            feat [b d+z], deter [b d], stoch [b s].
+        """
+        given = [x.contiguous() for x in step]
+        deter, stoch = torch.empty_like(given[0]), torch.empty_like(given[1])
+        feat = deter.new_empty(len(deter), self.sizes.d + self.sizes.z)
+        widths = step.prev_action.shape[1], step.embed.shape[1]
+        asked = Acting(*(x.data_ptr() for x in (*given, *around, feat, deter, stoch)), None, *widths)
+        both = ctypes.byref(self.model), ctypes.byref(asked)
+        room = feat.new_empty(self.library.act_room(*both))
+        asked.room = room.data_ptr()
+        self.library.act_step(*both)
+        return feat, deter, stoch
+
+
+POST = Weights._fields.index("post")
+
+
+@functools.lru_cache(256)
+def known_model(weights: tuple[int, ...], by_post: int, sizes: Sizes, parts: int, packed: bool) -> Model:
+    """See ``known_mlp``."""
+    pointers = dict(zip(Weights._fields, weights, strict=True))
+    return Model(**sizes._asdict(), **pointers, by_post=by_post, parts=parts, packed=packed)
 
 
 class DreamLoop(Loop):

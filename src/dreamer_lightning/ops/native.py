@@ -1,4 +1,4 @@
-"""Builds and loads `dream.c`, `scan.c` and `kernels.c`: once per machine, with its C compiler; without one torch does it."""
+"""Builds and loads `dream.c` with `scan.c` and `kernels.c`: once, with the machine's C compiler; or torch does it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ STRUCTURED = {  # pointers to the structures in `loops`, and what comes back
     "scan_room": (1, LONG),
     "observe_forward": (2, None),
     "observe_backward": (2, None),
+    "act_room": (2, LONG),
+    "act_step": (2, None),
     "mlp_room": (1, LONG),
     "mlp_forward": (1, None),
     "dream_packed": (2, LONG),

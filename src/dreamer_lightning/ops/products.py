@@ -32,12 +32,12 @@ def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[T
 def stretches_pay(x: Tensor, weight: Tensor) -> bool:
     """Whether this is a float32 product of many rows on a CPU, and nobody watches or changes it."""
     return (
-        not torch.compiler.is_compiling()
-        and not fused.is_off()
-        and x.ndim > 1
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        x.ndim > 1
         and x.numel() >= MANY * x.shape[-1]
+        and not torch.compiler.is_compiling()
+        and not fused.is_off()
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     )
 

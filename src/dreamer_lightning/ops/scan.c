@@ -36,8 +36,9 @@ static void pack_shared(float *restrict room, const float *restrict w, long wide
       for (long j = first; j < first + PANEL; j++) *room++ = j < d ? w[j / own * block + i * own + j % own] : 0.0f;
 }
 
+/* A panel of `columns` columns: out [rows columns] += x [rows k] times a kernel whose rows lie by_k apart, and have PANEL columns. */
 static inline __attribute__((always_inline)) void tile(const int rows, float *restrict out, long by_out, const float *restrict x,
-                                                       long by_x, const float *restrict panel, long k, long columns) {
+                                                       long by_x, const float *restrict panel, long by_k, long k, long columns) {
   vec sum[ROWS][2];
   float edge[ROWS][PANEL];
   for (int r = 0; r < rows; r++) {
@@ -46,7 +47,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, float *re
     sum[r][0] = *(const vec *)from, sum[r][1] = *(const vec *)(from + WIDE);
   }
   for (long i = 0; i < k; i++) {
-    vec left = *(const vec *)(panel + i * PANEL), right = *(const vec *)(panel + i * PANEL + WIDE);
+    vec left = *(const vec *)(panel + i * by_k), right = *(const vec *)(panel + i * by_k + WIDE);
     for (int r = 0; r < rows; r++) sum[r][0] += x[r * by_x + i] * left, sum[r][1] += x[r * by_x + i] * right;
   }
   for (int r = 0; r < rows; r++) {
@@ -56,35 +57,51 @@ static inline __attribute__((always_inline)) void tile(const int rows, float *re
   }
 }
 
+/* `tile` for any number of rows. */
+static void tiles(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict panel, long by_k, long rows,
+                  long k, long columns) {
+  long r = 0;
+  for (; r + ROWS <= rows; r += ROWS) tile(ROWS, out + r * by_out, by_out, x + r * by_x, by_x, panel, by_k, k, columns);
+  for (; r + 4 <= rows; r += 4) tile(4, out + r * by_out, by_out, x + r * by_x, by_x, panel, by_k, k, columns);
+  for (; r < rows; r++) tile(1, out + r * by_out, by_out, x + r * by_x, by_x, panel, by_k, k, columns);
+}
+
 /* out [rows n] += x [rows k] times a packed kernel; rows of both lie by_out and by_x apart. */
 static void add_product(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict packed, long rows,
                         long k, long n) {
-  for (long first = 0; first < n; first += PANEL, packed += k * PANEL) {
-    long columns = n - first < PANEL ? n - first : PANEL, r = 0;
-    for (; r + ROWS <= rows; r += ROWS) tile(ROWS, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
-    for (; r + 4 <= rows; r += 4) tile(4, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
-    for (; r < rows; r++) tile(1, out + r * by_out + first, by_out, x + r * by_x, by_x, packed, k, columns);
-  }
+  for (long first = 0; first < n; first += PANEL, packed += k * PANEL)
+    tiles(out + first, by_out, x, by_x, packed, PANEL, rows, k, n - first < PANEL ? n - first : PANEL);
 }
 
 /* The same of few rows, which are not worth packing a kernel for: it is read once where it lies, element (i, j) at i by_k + j by_n,
  * one of which is 1. */
 static void add_thin(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict w, long by_k, long by_n,
                      long rows, long k, long n) {
+  long j = 0;
   if (by_n == 1) {
+    for (; j + PANEL <= n; j += PANEL) tiles(out + j, by_out, x, by_x, w + j, by_k, rows, k, PANEL);
     for (long i = 0; i < k; i++)
       for (long r = 0; r < rows; r++)
-#pragma omp simd
-        for (long j = 0; j < n; j++) out[r * by_out + j] += x[r * by_x + i] * w[i * by_k + j];
+        for (long l = j; l < n; l++) out[r * by_out + l] += x[r * by_x + i] * w[i * by_k + l];
     return;
   }
-  for (long j = 0; j < n; j++)
+  for (; j + 4 <= n; j += 4)
     for (long r = 0; r < rows; r++) {
-      float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-      for (long i = 0; i < k; i++) sum += x[r * by_x + i] * w[j * by_n + i];
-      out[r * by_out + j] += sum;
+      const float *in = x + r * by_x, *row = w + j * by_n;
+      vec sum[4] = {{0.0f}, {0.0f}, {0.0f}, {0.0f}};
+      long i = 0;
+      for (; i + WIDE <= k; i += WIDE)
+        for (int l = 0; l < 4; l++) sum[l] += *(const vec *)(in + i) * *(const vec *)(row + l * by_n + i);
+      for (int l = 0; l < 4; l++) {
+        float all = 0.0f;
+        for (int lane = 0; lane < WIDE; lane++) all += sum[l][lane];
+        for (long rest = i; rest < k; rest++) all += in[rest] * row[l * by_n + rest];
+        out[r * by_out + j + l] += all;
+      }
     }
+  for (; j < n; j++)
+    for (long r = 0; r < rows; r++)
+      for (long i = 0; i < k; i++) out[r * by_out + j] += x[r * by_x + i] * w[j * by_n + i];
 }
 
 /* Either: `packed` is NULL for few rows. */
@@ -349,6 +366,63 @@ void observe_backward(const model *m, const backward *f) {
         for (long j = 0; j < d; j++) d_deter[r * d + j] *= keep;
         for (long j = 0; j < z; j++) d_stoch[r * z + j] *= keep;
       }
+    }
+  }
+}
+
+typedef struct {
+  const float *deter;                                   /* [b d] as before this step */
+  const uint8_t *stoch;                                 /* [b z/c]: class plus 1, or 0 for none */
+  const float *action;                                  /* [b a] */
+  const uint8_t *first;                                 /* [b] */
+  const float *embed, *noise;                           /* [b e], [b z/c] */
+  const float *action_in, *action_bias, *action_norm;   /* [u a], [u], [u] */
+  const float *post_embed, *post_bias;                  /* [v e] in rows by_post apart, [v] */
+  float *feat, *next;                                   /* to be filled [b d+z], [b d] */
+  uint8_t *drawn;                                       /* to be filled [b z/c] */
+  float *room;
+  long a, e;
+} acting;
+
+long act_room(const model *m, const acting *f) { return scan_room(m) + m->b * (m->d * 6 + m->z * 3 + m->u * 6 + m->v * 2 + f->a); }
+
+/* One step on real data for few environments, from and to what acting carries between them. */
+void act_step(const model *m, const acting *f) {
+  long b = m->b, d = m->d, z = m->z, u = m->u, v = m->v, wide = d + z, groups = z / m->c;
+  recurrence k = {.rest = f->room};
+  float *h = k.rest, *s = h + b * d, *action = s + b * z, *pre_action = action + b * f->a, *pre = pre_action + b * u, *x = pre + b * 2 * u;
+  float *hidden = x + b * 3 * u, *y = hidden + b * d, *gates = y + b * d, *seen = gates + b * 3 * d, *out = seen + b * v;
+  float *logits = out + b * v, *drawn = logits + b * z;
+  clear(s, z, b, z);
+  for (long r = 0; r < b; r++) {
+    float keep = f->first[r] ? 0.0f : 1.0f;
+    for (long j = 0; j < d; j++) h[r * d + j] = f->deter[r * d + j] * keep;
+    for (long i = 0; i < groups; i++)
+      if (f->stoch[r * groups + i]) s[r * z + i * m->c + f->stoch[r * groups + i] - 1] = keep;
+    for (long j = 0; j < f->a; j++) {
+      float taken = f->action[r * f->a + j] * keep, size = fabsf(taken);
+      action[r * f->a + j] = size > 1.0f ? taken / size : taken;
+    }
+  }
+  fill(pre_action, u, f->action_bias, b, u);
+  add_thin(pre_action, u, action, f->a, f->action_in, 1, f->a, b, f->a, u);
+  for (long r = 0; r < b; r++) norm_silu_row(x + r * 3 * u + 2 * u, pre_action + r * u, f->action_norm, u, m->eps);
+  core(m, &k, b, h, d, s, z, pre, x, hidden, y, gates, b * 3 * d / m->g, f->next, d);
+  fill(seen, v, f->post_bias, b, v);
+  add_thin(seen, v, f->next, d, m->post, 1, m->by_post, b, d, v);
+  add_thin(seen, v, f->embed, f->e, f->post_embed, 1, m->by_post, b, f->e, v);
+  for (long r = 0; r < b; r++) norm_silu_row(out + r * v, seen + r * v, m->post_norm, v, m->eps);
+  fill(logits, z, m->logits_bias, b, z);
+  add_thin(logits, z, out, v, m->logits, 1, v, b, v, z);
+  draw_all(drawn, logits, f->noise, b * groups, m->c, m->unimix);
+  for (long r = 0; r < b; r++) {
+    memcpy(f->feat + r * wide, f->next + r * d, sizeof(float) * d);
+    memcpy(f->feat + r * wide + d, drawn + r * z, sizeof(float) * z);
+    for (long i = 0; i < groups; i++) {
+      uint8_t class = 0;
+      for (long j = 0; j < m->c; j++)
+        if (drawn[r * z + i * m->c + j] > 0.5f) class = (uint8_t)(j + 1);
+      f->drawn[r * groups + i] = class;
     }
   }
 }
