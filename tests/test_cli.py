@@ -151,7 +151,10 @@ def test_print_config_prints_yaml(capsys):
             "--encoder: Expected 'torch.nn.Linear' to be a subclass of",
         ),
         ("fit --config dmc.yaml --env mine", "--env: expected class by its dotted path, got mine"),
-        ("fit --config dmc.yaml --replay.storage disk", "--replay.storage: expected one of memory, memmap, got disk"),
+        (
+            "fit --config dmc.yaml --replay.storage disk",
+            "--replay.storage: expected one of memory, memmap, device, got disk",
+        ),
         ("fit --config dmc.yaml --replay.capacity 1e12", "replay.capacity: 1000000000000 steps need"),
         ("fit --config dmc.yaml --replay.capacity 9", "hold no window of 65 records"),
         ("fit --config dmc.yaml --batch_size 3 --imag_length 0", "imag_length=0 dreams nothing"),

@@ -192,6 +192,34 @@ def test_memory_mapped_disk_space_is_reserved(tmp_path):
     assert sum(file.stat().st_blocks * 512 for file in files) >= 60 * replay.bytes_per_step
 
 
+def test_storage_on_a_device_does_what_memory_does():
+    """Batch for batch; of rewritten windows that overlap, the last one counts in both."""
+    kinds = [filled(50, online=True, batch_size=20, storage=kind) for kind in ("memory", "device")]
+    for i in range(6):
+        batches = [replay.sample() for replay in kinds]
+        assert (batches[0] == batches[1]).all()
+        latents = {"deter": torch.rand(20, 4, 3), "stoch": torch.randint(0, 7, (20, 4, 1)).byte()}
+        assert len({replay.write_latents(batches[0]["index"], latents) for replay in kinds}) == 1
+        for replay in kinds:
+            replay.extend([plain(stream, 50 + 3 * i, 3) for stream in range(2)])
+    same(*kinds)
+    with pytest.raises(UserError, match="memory on cpu .* use replay.storage memory"):
+        filled(capacity=10**13, storage="device")
+
+
+@pytest.mark.gpu
+def test_storage_on_a_gpu_does_what_memory_does():
+    on_gpu = filled(50, online=True, storage="device", device=torch.device("cuda"))
+    on_host = filled(50, online=True)
+    for _ in range(4):
+        got, want = on_gpu.sample(), on_host.sample()
+        assert got["reward"].is_cuda
+        assert (got.cpu() == want).all()
+        latents = {"deter": torch.rand(3, 4, 3), "stoch": torch.ones(3, 4, 1).byte()}
+        on_host.write_latents(want["index"], latents)
+        on_gpu.write_latents(want["index"], {key: value.cuda() for key, value in latents.items()})
+
+
 # ---- state -------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +232,7 @@ def test_state_dict_is_plain_and_restores_the_sampler(tmp_path):
     assert all(torch.equal(replay.sample()["index"], index) for index in expected)
 
 
-@pytest.mark.parametrize("storage", ["memory", "memmap"])
+@pytest.mark.parametrize("storage", ["memory", "memmap", "device"])
 def test_a_loaded_buffer_is_the_saved_one(tmp_path, storage):
     replay = filled(50, online=True, storage=storage, folder=tmp_path / "a")
     batch = replay.sample()
@@ -393,7 +421,7 @@ class Interleaving(RuleBasedStateMachine):
         slots=st.integers(5, 14),
         length=st.integers(2, 5),
         online=st.booleans(),
-        storage=st.sampled_from(["memory", "memmap"]),
+        storage=st.sampled_from(["memory", "memmap", "device"]),
     )
     def begin(self, streams, slots, length, online, storage):
         self.folder = Path(tempfile.mkdtemp())

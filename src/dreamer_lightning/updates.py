@@ -163,15 +163,20 @@ class StaticUpdate(Update):
         return self.outputs
 
     def fetch(self, latents: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
-        """Start copying latents to the host; the event says when they have come."""
+        """Start copying latents to where the replay is, numbers to the host; the event says when they have come."""
         if self.fabric.device.type != "cuda":
             return latents, None
-        host = {key: torch.empty_like(value, device="cpu", pin_memory=True) for key, value in latents.items()}
-        for key, value in latents.items():
-            host[key].copy_(value, non_blocking=True)
+        stays = self.replay.storage.device.type == "cuda"
+        found = {
+            key: value.clone() if stays and value.ndim else torch.empty_like(value, device="cpu", pin_memory=True)
+            for key, value in latents.items()
+        }
+        for key, value in found.items():
+            if value.device.type == "cpu":
+                value.copy_(latents[key], non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        return host, event
+        return found, event
 
     def write(self, fetched: tuple[Tensor, dict[str, Tensor], Any] | None) -> None:
         """Write the latents of an earlier step to the replay."""

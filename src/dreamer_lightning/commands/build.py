@@ -169,9 +169,10 @@ def build_replay(
         seed=seed,
         online=options.online,
         deter_dtype=options.deter,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda" and options.storage != "device",
         storage=options.storage,
         folder=folder if options.storage == "memmap" else None,
+        device=device,
         latents=options.latents,
     )
 

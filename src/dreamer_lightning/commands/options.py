@@ -106,7 +106,7 @@ class ReplayOptions:
         capacity: most records kept, over all environments of a rank (1e6, 500K).
         capacity_gb: most gigabytes kept; the smaller of the two limits wins. None: no such limit.
         online: train on fresh sequences once, right after they are collected, before uniform ones.
-        storage: memory, or memmap (files below the run folder).
+        storage: memory, memmap (files below the run folder), or device (the GPU's: no batch is copied to it).
         deter: type in which deterministic states are stored; bfloat16 takes half the room and rounds them.
         latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
         episodes: each sequence lies within one complete episode, drawn first (V1, V2); false: anywhere in the stream.
@@ -116,7 +116,7 @@ class ReplayOptions:
     capacity: Count = Count(1_000_000)
     capacity_gb: float | None = None
     online: bool = True
-    storage: Literal["memory", "memmap"] = "memory"
+    storage: Literal["memory", "memmap", "device"] = "memory"
     deter: Literal["float32", "bfloat16"] = "float32"
     latents: bool = True
     episodes: bool = False

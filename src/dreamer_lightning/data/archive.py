@@ -142,7 +142,7 @@ def _latents(replay: Replay, slots: np.ndarray) -> Iterator[dict]:
 
 def _rows(replay: Replay, keys: list[Key], slots: Sequence[int] | np.ndarray) -> dict[Key, Tensor]:
     index = torch.as_tensor(np.asarray(slots))
-    return {key: replay.storage.arrays[key][index] for key in keys}
+    return {key: replay.storage.arrays[key][index].cpu() for key in keys}
 
 
 def _held(replay: Replay) -> np.ndarray:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dreamer_lightning.data import archive, restore
 from dreamer_lightning.data.records import STREAM
-from dreamer_lightning.data.storage import Storage, flatten, nested, one_table
+from dreamer_lightning.data.storage import Storage, flatten, make_storage, nested, one_table
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
 
 DETER = (LATENT, "deter")
@@ -39,8 +39,9 @@ class Replay:
         num_streams: environments, each with an equal share of the capacity.
         seed: of the sampler's own random generator.
         online: batches first drain each stream's new, non-overlapping windows, so that fresh steps are seen soon.
-        storage: ``memory``, or ``memmap`` for files in ``folder`` (page cache, not resident memory).
-        folder: where ``memmap`` puts its files.
+        storage: ``memory``, ``memmap`` for files in ``folder`` (page cache, not resident memory), or ``device``.
+        folder: of ``memmap``.
+        device: of ``device``; batches then lie there.
         pin_memory: batches lie in page-locked memory, for copies to a GPU that do not wait.
         deter_dtype: in which stored deterministic states are kept; batches have float32 in any case.
         latents: sequences go on from the latents stored with their context step; otherwise they begin like an episode.
@@ -58,8 +59,9 @@ class Replay:
         num_streams: int = 1,
         seed: int = 0,
         online: bool = True,
-        storage: Literal["memory", "memmap"] = "memory",
+        storage: Literal["memory", "memmap", "device"] = "memory",
         folder: str | Path | None = None,
+        device: torch.device = Storage.device,
         pin_memory: bool = False,
         deter_dtype: Literal["float32", "bfloat16"] = "float32",
         latents: bool = True,
@@ -68,7 +70,7 @@ class Replay:
         self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
         self.online, self.pin_memory, self.latents = online, pin_memory, latents
         self.generator = torch.Generator().manual_seed(seed)
-        self.storage = Storage(storage, folder)
+        self.storage = make_storage(storage, folder, device)
         self.deter_dtype = getattr(torch, deter_dtype)
         self.slots = 0  # of each stream's ring; known with the first records
         self.total = [0] * num_streams  # records ever written, per stream
@@ -187,16 +189,17 @@ class Replay:
         """
         if not self.latents:
             return 0
-        new = {(LATENT, name): value.detach().to("cpu") for name, value in latents.items()}
+        new = {(LATENT, name): value.detach() for name, value in latents.items()}
         steps = next(iter(new.values())).shape[1]
-        written = 0
+        pieces, written = [], 0
         for row, code in enumerate(index[:, -steps].tolist()):
             number, stream = divmod(code, self.num_streams)
             skip = min(steps, max(0, self.first(stream) - number))
             for slot, begin, end in self._pieces(stream, number + skip, steps - skip):
-                self.storage.write_slice({k: v[row, skip + begin : skip + end] for k, v in new.items()}, slot)
+                pieces.append((row, slot, skip + begin, skip + end))
                 self.dirty[slot : slot + end - begin] = True
             written += steps - skip
+        self.storage.write_pieces(new, pieces)
         return written
 
     def _pieces(self, stream: int, number: int, count: int) -> list[tuple[int, int, int]]:
@@ -221,17 +224,18 @@ class Replay:
             RuntimeError: no stream holds a whole window yet.
         """
         windows = self._draw()
-        batch = self.storage.empty((self.batch_size, self.length), self.pin_memory)
-        follows = torch.zeros(self.batch_size, 1, dtype=torch.bool)
         starts = torch.tensor([number * self.num_streams + stream for stream, number in windows])
+        pieces, after, known = [], [], []
         for row, (stream, number) in enumerate(windows):
-            for slot, begin, end in self._pieces(stream, number, self.length):
-                self.storage.read_slice(batch, row, slot, begin, end)
-            after = number + self.length
-            if after < self.total[stream]:
-                follows[row] = self.storage.arrays[IS_FIRST][stream * self.slots + after % self.slots]
+            pieces += [(row, *piece) for piece in self._pieces(stream, number, self.length)]
+            following = number + self.length
+            known.append(following < self.total[stream])
+            after.append(stream * self.slots + following % self.slots)
+        batch = self.storage.read_pieces((self.batch_size, self.length), pieces, self.pin_memory)
+        followed, follows = (torch.tensor(x).to(self.storage.device, non_blocking=True) for x in (known, after))
+        follows = self.storage.arrays[IS_FIRST][follows] & followed
         is_first = batch[IS_FIRST]
-        batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows], 1)
+        batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows.unsqueeze(1)], 1)
         is_first[:, : 1 if self.latents else 2] = True
         if DETER in batch:
             batch[DETER] = batch[DETER].float()
@@ -265,11 +269,8 @@ class Replay:
 
     def state_dict(self) -> dict:
         """Counters, queue and the sampler's random state; the records themselves go through ``save``."""
-        return {
-            "total": list(self.total),
-            "queue": [list(window) for window in self.queue],
-            "generator": self.generator.get_state(),
-        }
+        queue = [list(window) for window in self.queue]
+        return {"total": list(self.total), "queue": queue, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore what ``state_dict`` gave; the queue only if the buffer holds the same records (see ``load``)."""

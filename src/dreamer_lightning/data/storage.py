@@ -1,7 +1,7 @@
-"""Where the replay buffer keeps its rows: one array per record entry, in memory or in memory-mapped files.
+"""Where the replay buffer keeps its rows: one array per record entry, in memory, in memory-mapped files or on a GPU.
 
-Rows are read and written as contiguous slices through numpy views of the same memory: a call costs a fraction of a
-microsecond there, several in torch.
+On the host, rows are read and written as contiguous slices through numpy views of the same memory: a call costs a
+fraction of a microsecond there, several in torch. On a device one gather reads a whole batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.types import UserError
 
 Key = str | tuple[str, str]
+Piece = tuple[int, int, int, int]  # (row of a batch, slot, begin, end): batch[row, begin:end] lies from that slot on
 
 
 def flatten(records: TensorDictBase | Mapping) -> dict[Key, Tensor]:
@@ -62,13 +63,15 @@ class Storage:
     """Rows of records, addressed by slot.
 
     Args:
-        kind: ``memory`` or ``memmap``.
+        kind: ``memory``, ``memmap``, or ``device``, see ``make_storage``.
         folder: where ``memmap`` puts its files.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, kind: str = "memory", folder: str | Path | None = None):
-        if kind not in ("memory", "memmap"):
-            raise UserError(f"replay.storage: {kind!r} is unknown; right are memory and memmap")
+        if kind not in ("memory", "memmap", "device"):
+            raise UserError(f"replay.storage: {kind!r} is unknown; right are memory, memmap and device")
         if kind == "memmap" and folder is None:
             raise UserError("replay.storage memmap needs a folder for its files (replay.folder)")
         self.kind, self.folder = kind, Path(folder or "")
@@ -105,22 +108,32 @@ class Storage:
 
     def allocate(self, rows: Mapping[Key, Tensor], slots: int) -> None:
         """Reserve ``slots`` rows like the given ones; pages are touched only when they are written."""
-        needed, free = self.row_bytes(rows) * slots, free_bytes(self.folder if self.kind == "memmap" else None)
+        needed, free = self.row_bytes(rows) * slots, self.free()
         if needed > free:
-            place, way = ("disk space", "") if self.kind == "memmap" else ("memory", ", or use replay.storage memmap")
+            place, way = {
+                "memory": ("memory", ", or use replay.storage memmap"),
+                "memmap": ("disk space", ""),
+                "device": (f"memory on {self.device}", ", or use replay.storage memory"),
+            }[self.kind]
             raise UserError(
                 f"replay.capacity: {slots} steps need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of {place} are "
                 f"free; lower replay.capacity or set replay.capacity_gb{way}"
             )
         for key, value in rows.items():
-            shape = (slots, *value.shape[1:])
-            if self.kind == "memory":
-                array = torch.empty(shape, dtype=value.dtype)
-            else:
-                name = key if isinstance(key, str) else ".".join(key)
-                array = self._mapped(self.folder / (name.replace("/", "_") + ".rows"), shape, value.dtype)
-            self.arrays[key] = array
-            self._views[key] = _numpy(array)
+            self.reserve(key, (slots, *value.shape[1:]), value.dtype)
+
+    def free(self) -> int:
+        """Bytes that may still be reserved."""
+        return free_bytes(self.folder if self.kind == "memmap" else None)
+
+    def reserve(self, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """The array of one entry."""
+        if self.kind == "memory":
+            array = torch.empty(shape, dtype=dtype)
+        else:
+            name = key if isinstance(key, str) else ".".join(key)
+            array = self._mapped(self.folder / (name.replace("/", "_") + ".rows"), shape, dtype)
+        self.arrays[key], self._views[key] = array, _numpy(array)
 
     @staticmethod
     def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -139,26 +152,83 @@ class Storage:
                 ) from None
         return torch.from_file(str(file), shared=True, size=max(1, size), dtype=dtype)[:size].view(shape)
 
-    def write(self, rows: Mapping[Key, Tensor], slots: Sequence[int]) -> None:
+    def write(self, rows: Mapping[Key, Tensor], slots: Sequence[int] | np.ndarray) -> None:
         """Copy rows [m] to their slots."""
         at = slice(slots[0], slots[0] + 1) if len(slots) == 1 else slots
         for key, value in rows.items():
             self._views[key][at] = _numpy(value.to(self.arrays[key].dtype))
 
-    def write_slice(self, rows: Mapping[Key, Tensor], slot: int) -> None:
-        """Copy rows [m] to the m slots from ``slot`` on."""
+    def write_pieces(self, rows: Mapping[Key, Tensor], pieces: Sequence[Piece]) -> None:
+        """Copy pieces of a batch [b, t] to their slots."""
         for key, value in rows.items():
-            self._views[key][slot : slot + len(value)] = _numpy(value.to(self.arrays[key].dtype))
+            view, source = self._views[key], _numpy(value.to("cpu", self.arrays[key].dtype))
+            for row, slot, begin, end in pieces:
+                view[slot : slot + end - begin] = source[row, begin:end]
 
-    def empty(self, size: tuple[int, ...], pinned: bool = False) -> dict[Key, Tensor]:
-        """A batch to read into."""
+    def read_pieces(self, size: tuple[int, int], pieces: Sequence[Piece], pinned: bool) -> dict[Key, Tensor]:
+        """A batch [b, t] that is covered by pieces, in page-locked memory if ``pinned``."""
         shapes = {key: (*size, *value.shape[1:]) for key, value in self.arrays.items()}
-        return {k: torch.empty(shapes[k], dtype=v.dtype, pin_memory=pinned) for k, v in self.arrays.items()}
-
-    def read_slice(self, batch: Mapping[Key, Tensor], row: int, slot: int, begin: int, end: int) -> None:
-        """Copy ``end - begin`` rows from ``slot`` on to ``batch[row, begin:end]``."""
+        batch = {k: torch.empty(shapes[k], dtype=v.dtype, pin_memory=pinned) for k, v in self.arrays.items()}
         for key, view in self._views.items():
-            _numpy(batch[key])[row, begin:end] = view[slot : slot + end - begin]
+            target = _numpy(batch[key])
+            for row, slot, begin, end in pieces:
+                target[row, begin:end] = view[slot : slot + end - begin]
+        return batch
+
+
+class DeviceStorage(Storage):
+    """Rows in the memory of a device, so that no batch crosses to it; what is written is copied without waiting.
+
+    Args:
+        device: that of training.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__("device")
+        self.device = device
+
+    def free(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_bytes()
+
+    def reserve(self, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.arrays[key] = torch.empty(shape, dtype=dtype, device=self.device)
+
+    def write(self, rows: Mapping[Key, Tensor], slots: Sequence[int] | np.ndarray) -> None:
+        at = torch.as_tensor(slots).to(self.device, non_blocking=True)
+        for key, value in rows.items():
+            array = self.arrays[key]
+            array[at] = value.to(self.device, array.dtype, non_blocking=True)
+
+    def write_pieces(self, rows: Mapping[Key, Tensor], pieces: Sequence[Piece]) -> None:
+        if not pieces:
+            return
+        t = next(iter(rows.values())).shape[1]
+        places = np.concatenate([np.arange(row * t + begin, row * t + end) for row, _, begin, end in pieces])
+        slots = np.concatenate([np.arange(slot, slot + end - begin) for _, slot, begin, end in pieces])
+        slots, newest = np.unique(slots[::-1], return_index=True)  # of windows that overlap the last one counts
+        chosen = torch.as_tensor(places[::-1][newest]).to(self.device, non_blocking=True)
+        self.write({key: value.to(self.device).flatten(0, 1)[chosen] for key, value in rows.items()}, slots)
+
+    def read_pieces(self, size: tuple[int, int], pieces: Sequence[Piece], pinned: bool) -> dict[Key, Tensor]:
+        slots = np.empty(size, np.int64)
+        for row, slot, begin, end in pieces:
+            slots[row, begin:end] = np.arange(slot, slot + end - begin)
+        at = torch.as_tensor(slots).to(self.device, non_blocking=True)
+        return {key: array[at] for key, array in self.arrays.items()}
+
+
+def make_storage(kind: str, folder: str | Path | None, device: torch.device) -> Storage:
+    """Storage in ``memory``, in memory-mapped files (``memmap``), or on the ``device``.
+
+    Args:
+        kind: one of these.
+        folder: where ``memmap`` puts its files.
+        device: that of training.
+
+    Raises:
+        UserError: another kind, or no folder.
+    """
+    return DeviceStorage(device) if kind == "device" else Storage(kind, folder)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
