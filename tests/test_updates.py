@@ -19,12 +19,14 @@ STREAMS, STEPS, LENGTH = 2, 40, 6
 IMAGES = Specs({"camera": Space((48, 48, 3), "uint8"), "height": Space(())}, tiny.SPECS.action)
 
 
-def make(kind, accelerator="cpu", precision="32-true", lr=1e-3):
-    """An update over a replay of random records, the same for the same arguments."""
+def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda dreamer: dreamer):
+    """An update over a replay of random records, the same for the same arguments; ``forward`` is what Fabric wraps."""
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     dreamer = tiny.agent()
     dreamer = dreamer.to(fabric.device)
-    module, optimizer = fabric.setup(dreamer, LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr))
+    module, optimizer = fabric.setup(
+        forward(dreamer), LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr)
+    )
     replay = Replay(capacity=1000, batch_size=4, length=LENGTH, num_streams=STREAMS, seed=1)
     rssm = dreamer.world_model.rssm
     records = []
@@ -47,6 +49,26 @@ def assert_same(one, two, **tolerance):
     for (name, p), q in zip(one.dreamer.state_dict().items(), two.dreamer.state_dict().values(), strict=True):
         torch.testing.assert_close(p, q, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
     torch.testing.assert_close(stored(one), stored(two), **tolerance)
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_forward_changes_nothing_but_the_order_of_sums():
+    """As ``--compile`` has it: the compiled module below Fabric's, over the batches of a replay."""
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(len(graph.graph.nodes))
+        return graph
+
+    plain, compiled = make(Update), make(Update, forward=lambda dreamer: torch.compile(dreamer, backend=backend))
+    for _ in range(3):
+        a, b = plain(), compiled()
+        assert a.keys() == b.keys()
+    assert len(calls) == 1  # one graph, without a break, made once
+    assert_same(plain, compiled, rtol=1e-3, atol=2e-4)
 
 
 def test_static_buffers_change_nothing():

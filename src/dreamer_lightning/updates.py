@@ -73,7 +73,9 @@ class Update:
 
     def gradients(self, batch: Any, noise: Noise | None) -> tuple[TrainOutput, Tensor]:
         """Forward and backward; returns the forward's output and the norm of the whole gradient."""
-        output = self.module(batch, self.generator, noise)
+        b, t = batch[IS_FIRST].shape
+        noise = noise or self.dreamer.noise(b, t - 1, self.generator)  # not in the forward, which may be compiled
+        output = self.module(batch, None, noise)
         self.fabric.backward(output.loss)
         grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
         return output, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -92,7 +92,8 @@ def measure(
     dreamer = build_dreamer(specs, options)
     b, t = options["batch_size"], options["batch_length"]
     batch = random_batch(specs, dreamer, b, t + 1)
-    module, optimizer = fabric.setup(dreamer, options["optimizer"](parts(dreamer)))
+    compiled = torch.compile(dreamer) if options["compile"] else dreamer
+    module, optimizer = fabric.setup(compiled, options["optimizer"](parts(dreamer)))
     learner = Learner(fabric, dreamer, module, optimizer, batch.to(fabric.device))
     n, h = learner.lengths[2:]
     common = {
@@ -107,7 +108,8 @@ def measure(
         "size": {key: getattr(options["size"], key) for key in ("deter", "hidden", "classes", "depth", "units")},
     }
     static = bool(options["cuda_graph"])
-    own = {**common, "system": "dreamer-lightning", "default": True, "mode": mode(fabric, static)}
+    how = mode(fabric, static, options["compile"])
+    own = {**common, "system": "dreamer-lightning", "default": True, "mode": how}
     own["params"] = sum(p.numel() for p in parts(dreamer))
     own |= progress("update", time_update, learner, repeats, static)
     own["peak_rss_mb"] = peak_ram() / 1e6
@@ -185,11 +187,10 @@ def progress(what: str, measure: Callable[..., Any], *args: Any) -> Any:
     return found
 
 
-def mode(fabric: Fabric, static: bool) -> str:
+def mode(fabric: Fabric, static: bool, compiled: bool) -> str:
     """How the update is run."""
-    if static:
-        return "cuda_graph"
-    return "kernels" if fabric.device.type == "cpu" and native.library() else "eager"
+    asked = "+".join(name for name, on in (("compiled", compiled), ("cuda_graph", static)) if on)
+    return asked or ("kernels" if fabric.device.type == "cpu" and native.library() else "eager")
 
 
 def device_name(device: torch.device) -> str:

@@ -84,6 +84,7 @@ def fit(
     burst: int = 1,
     threads: int | None = None,
     deterministic: bool = False,
+    compile: bool = False,
     cuda_graph: bool = False,
     imag_length: int = 15,
     imag_last: int = 0,
@@ -134,6 +135,7 @@ def fit(
         burst: updates are made this many at a time, as soon as the train ratio owes them.
         threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
         deterministic: same seed, same numbers on a GPU too, at some cost of speed; on a CPU they are in any case.
+        compile: let torch.compile make the training forward; for GPUs, and several of them, where cuda_graph cannot be.
         cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
         imag_length: agent steps dreamed from each start state.
         imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
@@ -182,7 +184,7 @@ def fit(
     if found:
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
-    module, optim = devices.setup(dreamer, optimizer(parts(dreamer)))
+    module, optim = devices.setup(torch.compile(dreamer) if compile else dreamer, optimizer(parts(dreamer)))
     if cuda_graph:
         check_capture(devices, optim)
 
