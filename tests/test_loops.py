@@ -187,6 +187,18 @@ def test_mlp(units, layers, rows, monkeypatch):
     assert not seen  # neither few rows nor many; another activation
 
 
+@pytest.mark.parametrize(("n", "k", "o"), [(1, 3, 2), (45, 70, 33), (300, 64, 255)])
+def test_dense_layers(n, k, o):
+    torch.manual_seed(0)
+    x, weight, bias, grad = torch.randn(n, 2 * k)[:, ::2], torch.randn(k, o).t(), torch.randn(o), torch.randn(o, n).t()
+    for got, want in (
+        (loops.dense(x, weight, bias), torch.nn.functional.linear(x, weight, bias)),
+        (loops.dense_input(grad, weight), grad @ weight),
+    ):
+        assert got.shape == want.shape
+        assert (got - want).norm() <= 1e-6 * want.norm()
+
+
 def test_threads_change_nothing():
     rssm, before, found = make("odd"), torch.get_num_threads(), []
     try:
@@ -242,7 +254,7 @@ def test_not_finite_stays_visible():
 def test_without_the_instructions_of_this_processor(tmp_path):
     """A build for any processor of its kind, with narrower registers, passes the same."""
     run = "import sys, pytest; from dreamer_lightning.ops import native; native.FALLBACKS = [[]]; "
-    some = "observing or dreaming or retracing or mlp"
+    some = "observing or dreaming or retracing or dense or mlp"
     run += f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', '{some}']))"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)

@@ -5,13 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from dreamer_lightning.nets.blocks import Linear
-from dreamer_lightning.ops import fused, products
+from dreamer_lightning.ops import fused, native, products
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def short(monkeypatch, request):
     monkeypatch.setattr(products, "MANY", 20)
     monkeypatch.setattr(products, "STRETCH", 8)
+    if request.param == "torch":
+        monkeypatch.setattr(products.loops, "usable", lambda *tensors: False)
+    elif native.library() is None:
+        pytest.skip(f"no compiled kernels: {native.why_not()}")
 
 
 def inputs(shape: tuple[int, ...]) -> torch.Tensor:

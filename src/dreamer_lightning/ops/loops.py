@@ -106,8 +106,17 @@ class Retrace(ctypes.Structure):
     ]
 
 
+class Dense(ctypes.Structure):
+    """``dense`` in dense.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "w", "bias", "out", "room")),
+        *((name, ctypes.c_long) for name in ("n", "k", "o", "by_k", "by_o", "parts")),
+    ]
+
+
 class MLP(ctypes.Structure):
-    """``mlp`` in scan.c."""
+    """``mlp`` in dense.c."""
 
     _fields_ = [
         ("x", ctypes.c_void_p),
@@ -127,6 +136,27 @@ def compiled() -> ctypes.CDLL:
     library = native.library()
     assert library is not None
     return library
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x @ weight.T + bias`` of rows [n k]."""
+    return run_dense(x, weight, bias, by_k=1, by_o=weight.shape[1], wide=weight.shape[0])
+
+
+def dense_input(grad: Tensor, weight: Tensor) -> Tensor:
+    """``grad @ weight`` of rows [n o]: the gradient by ``x``."""
+    return run_dense(grad, weight, None, by_k=weight.shape[1], by_o=1, wide=weight.shape[1])
+
+
+def run_dense(x: Tensor, weight: Tensor, bias: Tensor | None, by_k: int, by_o: int, wide: int) -> Tensor:
+    (n, k), out, library = x.shape, x.new_empty(len(x), wide), compiled()
+    x, weight, bias = x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()
+    asked = Dense(n=n, k=k, o=wide, by_k=by_k, by_o=by_o, parts=division(n, n)["parts"])
+    room = x.new_empty(library.dense_room(ctypes.byref(asked)))
+    asked.x, asked.w, asked.bias = x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr()
+    asked.out, asked.room = out.data_ptr(), room.data_ptr()
+    library.dense_forward(ctypes.byref(asked))
+    return out
 
 
 def mlp_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
@@ -204,9 +234,9 @@ class Layers(torch.autograd.Function):
             below = torch.empty_like(grad)
             fused.norm_silu_input(below, grad, sums[i], norm, ctx.eps)
             by_kernel, by_bias, by_norm = ctx.needs_input_grad[2 + 3 * i : 5 + 3 * i]
-            grads.insert(0, fused.norm_silu_weight(grad, sums[i], norm, ctx.eps) if by_norm else None)
-            grads.insert(0, below.sum(0) if by_bias else None)
-            grads.insert(0, below.t() @ inputs[i] if by_kernel else None)
+            of_norm = fused.norm_silu_weight(grad, sums[i], norm, ctx.eps) if by_norm else None
+            of_layer = below.t() @ inputs[i] if by_kernel else None, below.sum(0) if by_bias else None
+            grads = [*of_layer, of_norm, *grads]
             grad = below @ kernel if i or ctx.needs_input_grad[0] else None
         return grad, None, *grads
 

@@ -1,4 +1,4 @@
-"""Builds and loads `dream.c` with `scan.c` and `kernels.c`: once, with the machine's C compiler; or torch does it."""
+"""Builds and loads `dream.c` with what it includes: once, with the machine's C compiler; without one torch does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).with_name(name) for name in ("dream.c", "scan.c", "kernels.c")]  # each includes the next
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("dream.c", "scan.c", "dense.c", "kernels.c")
+]  # each includes the next
 SWITCH = "DREAMER_KERNELS"  # "off" leaves everything to torch
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 FALLBACKS = [["-march=native"], ["-mcpu=native"], []]  # not every compiler knows each
@@ -38,6 +40,8 @@ STRUCTURED = {  # pointers to the structures in `loops`, and what comes back
     "observe_backward": (2, None),
     "act_room": (2, LONG),
     "act_step": (2, None),
+    "dense_room": (1, LONG),
+    "dense_forward": (1, None),
     "mlp_room": (1, LONG),
     "mlp_forward": (1, None),
     "dream_packed": (2, LONG),

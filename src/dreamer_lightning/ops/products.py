@@ -1,7 +1,7 @@
 """A dense layer on very many rows: on a CPU a stretch of rows at a time, which stays in the cache with its output.
 
-16384 dreamed states through the 255 bins of a two-hot head take 0.6 of the time of the whole product, 640 numbers of
-each through 64 units 0.8 to 1.0 (`benchmarks/kernels.py`).
+By the compiled loops, else by torch: 16384 dreamed states through the 255 bins of a two-hot head take 0.6 of the time
+of the whole product (`benchmarks/kernels.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.ops import fused
+from dreamer_lightning.ops import fused, loops
 
 MANY, STRETCH = 4096, 1024  # rows from which it pays; rows of a stretch
 
@@ -26,7 +26,7 @@ def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[T
         return F.linear(x, weight, bias)
     if fused.time_first(x):
         return linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
-    return Stretches.apply(x, weight, bias)
+    return (Dense if loops.usable(x, weight, bias) else Stretches).apply(x, weight, bias)
 
 
 def stretches_pay(x: Tensor, weight: Tensor) -> bool:
@@ -49,6 +49,28 @@ def stretches(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for i in range(0, len(x), step):
         part = x[i : i + step].reshape(-1, x.shape[-1])
         yield slice(i * each, i * each + len(part)), part
+
+
+class Dense(torch.autograd.Function):
+    """Many rows by the compiled loops, which also spare the copy of the bias to every row before the product."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        out = loops.dense(x.reshape(-1, x.shape[-1]), weight, bias)
+        return out.view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, len(weight))
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        return (
+            loops.dense_input(grad, weight).view(x.shape) if by_x else None,
+            grad.t() @ x.reshape(-1, x.shape[-1]) if by_weight else None,
+            grad.sum(0) if by_bias else None,
+        )
 
 
 class Stretches(torch.autograd.Function):
