@@ -87,6 +87,7 @@ class ObserveScan(torch.autograd.Function):
         of_draw = Draw(logits.view(steps, b, shape.stoch, shape.classes), shape.unimix)
         d_deter, d_stoch = torch.zeros_like(hm[0]), torch.zeros_like(zm[0])
         if compiled := loops.usable(deters, *weights):
+            core.d_gates = core.d_gates.view(g, steps, b, -1)  # whose blocks its products then take as they lie
             known = (hm, pre_in, pre_hid, gates, pre_post, logits, keep, grad_deter.contiguous(), grad_stoch)
             found = (d_logits, d_out, d_post, core.d_gates, core.d_y, core.d_hid, core.d_x, core.d_in, d_deter, d_stoch)
             loops.Loop(weights, sizes(w, shape, steps, b)).run("observe_backward", *known, *found)
@@ -100,7 +101,7 @@ class ObserveScan(torch.autograd.Function):
 
         flat = lambda tensor: tensor.flatten(0, 1)  # noqa: E731
         y_blocks = flat(core.of_hid.output()).view(-1, g, d // g).transpose(0, 1)
-        d_gates = core.d_gates.transpose(0, 1).reshape(g, steps * b, -1)
+        d_gates = (core.d_gates if compiled else core.d_gates.transpose(0, 1)).reshape(g, steps * b, -1)
         d_hid, hm_blocks = flat(core.d_hid), flat(hm).view(-1, g, d // g).transpose(0, 1)
         d_own = torch.bmm(hm_blocks.transpose(1, 2), d_hid.view(-1, g, d // g).transpose(0, 1))
         d_shared = (flat(x).t() @ d_hid).view(-1, g, d // g).transpose(0, 1)

@@ -119,7 +119,7 @@ void retrace_backward(const model *m, const retrace *f) {
             norm_silu_backward_row(d_sums + r * u, d_units + r * u, sums + ((i - 1) * BLOCK + r) * u, f->prior[3 * i - 1], u, m->eps);
         }
         add_product(dh, d, above, layers ? u : z, behind[0], rows, layers ? u : z, d);
-        core_backward(m, &back, rows, dh, feat, wide, pre, hidden, gates, BLOCK * 3 * own, d_gates, y, d_hid, d_x, d_in, d_deter, d_stoch);
+        core_backward(m, &back, rows, dh, feat, wide, pre, hidden, gates, BLOCK * 3 * own, d_gates, BLOCK * 3 * own, y, d_hid, d_x, d_in, d_deter, d_stoch);
         for (long r = 0; r < rows; r++) memcpy(f->d_action + (t * n + r0 + r) * u, d_x + r * 3 * u + 2 * u, sizeof(float) * u);
       }
     }

@@ -102,13 +102,7 @@ class NormSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (x, weight), grad = ctx.saved_tensors, grad.contiguous()
-        by_x = by_weight = None
-        if ctx.needs_input_grad[0]:
-            by_x = torch.empty_like(x)
-            norm_silu_input(by_x, grad, x, weight, ctx.eps)
-        if ctx.needs_input_grad[1]:
-            by_weight = norm_silu_weight(grad, x, weight, ctx.eps)
-        return by_x, by_weight, None
+        return *norm_silu_gradients(grad, x, weight, ctx.eps, *ctx.needs_input_grad[:2]), None
 
 
 def norm_silu_input(out: Tensor, grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
@@ -122,6 +116,20 @@ def norm_silu_weight(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> Ten
     sums, (rows, d) = x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
     call("norm_silu_weight", sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
     return sums.sum(0)
+
+
+def norm_silu_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, eps: float, by_x: bool = True, by_weight: bool = True
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients that are asked for, of contiguous tensors."""
+    out = torch.empty_like(x) if by_x else None
+    if out is not None and by_weight:
+        sums, (rows, d) = x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
+        call("norm_silu_gradients", out, sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
+        return out, sums.sum(0)
+    if out is not None:
+        norm_silu_input(out, grad, x, weight, eps)
+    return out, norm_silu_weight(grad, x, weight, eps) if by_weight else None
 
 
 # The gates of the block GRU.

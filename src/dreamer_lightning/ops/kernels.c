@@ -94,6 +94,28 @@ void norm_silu_weight(float *restrict parts, const float *restrict grad, const f
     }
 }
 
+/* Both gradients of `norm_silu` at once, for what they share is most of the work. */
+void norm_silu_gradients(float *restrict dx, float *restrict parts, const float *restrict grad, const float *restrict x,
+                         const float *restrict weight, long n, long m, long d, float eps, long p) {
+  memset(parts, 0, sizeof(float) * p * m * d);
+#pragma omp parallel for schedule(static) if (n * m * d > LARGE)
+  for (long part = 0; part < p; part++)
+    for (long row = part * n / p * m; row < (part + 1) * n / p * m; row++) {
+      const float *in = x + row * d, *w = weight + row % m * d, *g = grad + row * d;
+      float *o = dx + row * d, *sum = parts + (part * m + row % m) * d, inverse = inverse_rms(in, d, eps), along = 0.0f;
+#pragma omp simd reduction(+ : along)
+      for (long j = 0; j < d; j++) {
+        float normed = in[j] * inverse, v = normed * w[j], s = sigmoid(v), slope = g[j] * s * (1.0f + v * (1.0f - s));
+        sum[j] += slope * normed;
+        o[j] = slope * w[j];
+        along += o[j] * normed;
+      }
+      along /= (float)d;
+#pragma omp simd
+      for (long j = 0; j < d; j++) o[j] = (o[j] - in[j] * inverse * along) * inverse;
+    }
+}
+
 static inline void gru_row(float *restrict o, const float *restrict in, const float *restrict b, const float *restrict h, long k) {
 #pragma omp simd
   for (long j = 0; j < k; j++) {

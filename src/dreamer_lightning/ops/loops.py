@@ -230,11 +230,9 @@ class Layers(torch.autograd.Function):
         sums, inputs, weights = saved[1 : 1 + layers], (saved[0], *saved[1 + layers : 2 * layers]), saved[2 * layers :]
         grads: list[Tensor | None] = []
         for i in reversed(range(layers)):
-            (kernel, _, norm), grad = weights[3 * i : 3 * i + 3], grad.contiguous()
-            below = torch.empty_like(grad)
-            fused.norm_silu_input(below, grad, sums[i], norm, ctx.eps)
+            kernel, _, norm = weights[3 * i : 3 * i + 3]
             by_kernel, by_bias, by_norm = ctx.needs_input_grad[2 + 3 * i : 5 + 3 * i]
-            of_norm = fused.norm_silu_weight(grad, sums[i], norm, ctx.eps) if by_norm else None
+            below, of_norm = fused.norm_silu_gradients(grad.contiguous(), sums[i], norm, ctx.eps, True, by_norm)
             of_layer = below.t() @ inputs[i] if by_kernel else None, below.sum(0) if by_bias else None
             grads = [*of_layer, of_norm, *grads]
             grad = below @ kernel if i or ctx.needs_input_grad[0] else None

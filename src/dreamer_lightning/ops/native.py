@@ -25,6 +25,7 @@ SIGNATURES = {  # pointers, then numbers: l(ong) and f(loat)
     "norm_silu": (3, "lllf"),
     "norm_silu_backward": (4, "lllf"),
     "norm_silu_weight": (4, "lllfl"),
+    "norm_silu_gradients": (5, "lllfl"),
     "gru": (4, "lll"),
     "gru_backward": (6, "lll"),
     "draw": (3, "llf"),

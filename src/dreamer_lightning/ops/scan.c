@@ -137,7 +137,7 @@ typedef struct {
   float *hm, *pre_in, *pre_hid, *gates, *pre_post, *logits, *keep; /* as the forward left them */
   float *grad_deter, *grad_stoch;                                  /* [t b d], [t b z] */
   float *d_logits;                                                 /* gradient of the logits, to which the draws' is added */
-  float *d_out, *d_post, *d_gates, *d_y, *d_hid, *d_x, *d_in;      /* to be filled */
+  float *d_out, *d_post, *d_gates, *d_y, *d_hid, *d_x, *d_in;      /* to be filled; d_gates [g t b 3d/g] */
   float *d_deter, *d_stoch;                                        /* [b d], [b z]: of what came before the first step */
   float *room;
 } backward;
@@ -165,14 +165,14 @@ static transposed pack_transposed(const model *m, float *room) {
 }
 
 /* The backward of `core`: from dh, the gradient of the next deter [rows d], to those of h and s, into d_deter and d_stoch. It takes what
- * `core` left and leaves the gradients of the gates (laid out as they are), of y, hidden, x, and of pre (d_in). */
+ * `core` left and leaves the gradients of the gates (whose blocks lie by_d_gates apart), of y, hidden, x, and of pre (d_in). */
 static void core_backward(const model *m, const transposed *k, long rows, const float *dh, const float *h, long by_h, const float *pre,
-                          const float *hidden, const float *gates, long by_gates, float *d_gates, float *d_y, float *d_hid, float *d_x,
-                          float *d_in, float *d_deter, float *d_stoch) {
+                          const float *hidden, const float *gates, long by_gates, float *d_gates, long by_d_gates, float *d_y,
+                          float *d_hid, float *d_x, float *d_in, float *d_deter, float *d_stoch) {
   long d = m->d, z = m->z, u = m->u, own = d / m->g, wide = 3 * u;
   clear(d_y, d, rows, d);
   for (long i = 0; i < m->g; i++) {
-    float *gate = d_gates + i * by_gates;
+    float *gate = d_gates + i * by_d_gates;
     for (long r = 0; r < rows; r++)
       gru_backward_row(gate + r * 3 * own, d_deter + r * d + i * own, dh + r * d + i * own, gates + i * by_gates + r * 3 * own,
                        m->gates_bias + i * 3 * own, h + r * by_h + i * own, own);
@@ -214,7 +214,7 @@ void observe_backward(const model *m, const backward *f) {
       for (long j = 0; j < rows * d; j++) dh[j] = d_deter[j] + f->grad_deter[at * d + j];
       add_product(dh, d, d_post, v, post, rows, v, d);
       core_backward(m, &k, rows, dh, f->hm + at * d, d, f->pre_in + at * 2 * u, f->pre_hid + at * d, f->gates + gate, b * 3 * own,
-                    f->d_gates + gate, f->d_y + at * d, f->d_hid + at * d, f->d_x + at * wide, f->d_in + at * 2 * u, d_deter, d_stoch);
+                    f->d_gates + at * 3 * own, m->steps * b * 3 * own, f->d_y + at * d, f->d_hid + at * d, f->d_x + at * wide, f->d_in + at * 2 * u, d_deter, d_stoch);
       for (long r = 0; r < rows; r++) {
         float keep = f->keep[at + r];
         for (long j = 0; j < d; j++) d_deter[r * d + j] *= keep;
