@@ -15,6 +15,7 @@ from dreamer_lightning.nets import fast
 from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.rssm import AROUND, EQUATIONS, RSSM, BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
+from dreamer_lightning.ops import layers as compiled_layers
 from dreamer_lightning.types import Joined, Latent
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
@@ -158,10 +159,10 @@ def test_mlp(units, layers, rows, monkeypatch):
     mlp, seen = MLP(21, units, layers), []
     for parameter in mlp.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    run = loops.mlp
-    monkeypatch.setattr(loops, "mlp", lambda *args: (seen.append(args), run(*args))[1])
+    run = compiled_layers.mlp
+    monkeypatch.setattr(compiled_layers, "mlp", lambda *args: (seen.append(args), run(*args))[1])
     inputs = [torch.randn(rows, 21), torch.randn(rows, 42)[:, ::2]]
-    inputs += [torch.randn(3, rows, 21).transpose(0, 1)] if rows >= loops.ENOUGH else []
+    inputs += [torch.randn(3, rows, 21).transpose(0, 1)] if rows >= compiled_layers.ENOUGH else []
     for x in inputs:
         seen.clear()
         with torch.no_grad():
@@ -192,8 +193,8 @@ def test_dense_layers(n, k, o):
     torch.manual_seed(0)
     x, weight, bias, grad = torch.randn(n, 2 * k)[:, ::2], torch.randn(k, o).t(), torch.randn(o), torch.randn(o, n).t()
     for got, want in (
-        (loops.dense(x, weight, bias), torch.nn.functional.linear(x, weight, bias)),
-        (loops.dense_input(grad, weight), grad @ weight),
+        (compiled_layers.dense(x, weight, bias), torch.nn.functional.linear(x, weight, bias)),
+        (compiled_layers.dense_input(grad, weight), grad @ weight),
     ):
         assert got.shape == want.shape
         assert (got - want).norm() <= 1e-6 * want.norm()

@@ -13,7 +13,7 @@ def short(monkeypatch, request):
     monkeypatch.setattr(products, "MANY", 20)
     monkeypatch.setattr(products, "STRETCH", 8)
     if request.param == "torch":
-        monkeypatch.setattr(products.loops, "usable", lambda *tensors: False)
+        monkeypatch.setattr(products.layers, "usable", lambda *tensors: False)
     elif native.library() is None:
         pytest.skip(f"no compiled kernels: {native.why_not()}")
 

@@ -13,7 +13,7 @@ from dreamer_lightning.nets.decoders import DictDecoder
 from dreamer_lightning.nets.encoders import DictEncoder
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Space, Specs, UserError
-from dreamer_lightning.updates import StaticUpdate, Update, check_capture
+from dreamer_lightning.updates import StaticUpdate, Update, check_capture, compiled
 
 STREAMS, STEPS, LENGTH = 2, 40, 6
 IMAGES = Specs({"camera": Space((48, 48, 3), "uint8"), "height": Space(())}, tiny.SPECS.action)
@@ -63,12 +63,18 @@ def test_a_compiled_forward_changes_nothing_but_the_order_of_sums():
         calls.append(len(graph.graph.nodes))
         return graph
 
-    plain, compiled = make(Update), make(Update, forward=lambda dreamer: torch.compile(dreamer, backend=backend))
+    plain, graph = make(Update), make(Update, forward=lambda dreamer: torch.compile(dreamer, backend=backend))
     for _ in range(3):
-        a, b = plain(), compiled()
+        a, b = plain(), graph()
         assert a.keys() == b.keys()
     assert len(calls) == 1  # one graph, without a break, made once
-    assert_same(plain, compiled, rtol=1e-3, atol=2e-4)
+    assert_same(plain, graph, rtol=1e-3, atol=2e-4)
+
+
+def test_compiling_for_a_cpu_is_refused():
+    update = make(Update)
+    with pytest.raises(UserError, match="--compile: is for GPUs"):
+        compiled(update.fabric, update.dreamer)
 
 
 def test_static_buffers_change_nothing():

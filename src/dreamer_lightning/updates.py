@@ -199,6 +199,19 @@ class StaticUpdate(Update):
         self.write(fetched)
 
 
+def compiled(fabric: Fabric, dreamer: Dreamer) -> Any:
+    """The agent with a training forward by torch.compile.
+
+    Raises:
+        UserError: on a CPU, where that unrolls the scans for many minutes.
+    """
+    if fabric.device.type == "cpu":
+        raise UserError(
+            "--compile: is for GPUs; on a CPU it takes many minutes, and C loops are faster: leave it false"
+        )
+    return torch.compile(dreamer)
+
+
 def check_capture(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
     """Whether the update can be one CUDA graph.
 

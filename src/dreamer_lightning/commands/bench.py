@@ -40,6 +40,7 @@ from dreamer_lightning.commands.outcome import Outcome
 from dreamer_lightning.ops import fused, native
 from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Specs, UserError
+from dreamer_lightning.updates import compiled
 
 Row = dict[str, Any]
 FILL_BYTES = 5e8  # the replay is filled with so much at most
@@ -92,8 +93,8 @@ def measure(
     dreamer = build_dreamer(specs, options)
     b, t = options["batch_size"], options["batch_length"]
     batch = random_batch(specs, dreamer, b, t + 1)
-    compiled = torch.compile(dreamer) if options["compile"] else dreamer
-    module, optimizer = fabric.setup(compiled, options["optimizer"](parts(dreamer)))
+    forward = compiled(fabric, dreamer) if options["compile"] else dreamer
+    module, optimizer = fabric.setup(forward, options["optimizer"](parts(dreamer)))
     learner = Learner(fabric, dreamer, module, optimizer, batch.to(fabric.device))
     n, h = learner.lengths[2:]
     common = {
@@ -111,7 +112,7 @@ def measure(
     how = mode(fabric, static, options["compile"])
     own = {**common, "system": "dreamer-lightning", "default": True, "mode": how}
     own["params"] = sum(p.numel() for p in parts(dreamer))
-    own |= progress("update", time_update, learner, repeats, static)
+    own |= progress("update", time_update, learner, repeats, static, options["compile"])
     own["peak_rss_mb"] = peak_ram() / 1e6
     if fabric.device.type == "cuda":
         own["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
@@ -187,9 +188,9 @@ def progress(what: str, measure: Callable[..., Any], *args: Any) -> Any:
     return found
 
 
-def mode(fabric: Fabric, static: bool, compiled: bool) -> str:
+def mode(fabric: Fabric, static: bool, compiling: bool) -> str:
     """How the update is run."""
-    asked = "+".join(name for name, on in (("compiled", compiled), ("cuda_graph", static)) if on)
+    asked = "+".join(name for name, on in (("compiled", compiling), ("cuda_graph", static)) if on)
     return asked or ("kernels" if fabric.device.type == "cpu" and native.library() else "eager")
 
 

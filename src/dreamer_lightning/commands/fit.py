@@ -53,7 +53,7 @@ from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.runtime import keep_memory, repeatable
 from dreamer_lightning.types import Size, Specs, UserError
-from dreamer_lightning.updates import check_capture
+from dreamer_lightning.updates import check_capture, compiled
 
 
 def fit(
@@ -184,7 +184,7 @@ def fit(
     if found:
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
-    module, optim = devices.setup(torch.compile(dreamer) if compile else dreamer, optimizer(parts(dreamer)))
+    module, optim = devices.setup(compiled(devices, dreamer) if compile else dreamer, optimizer(parts(dreamer)))
     if cuda_graph:
         check_capture(devices, optim)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dreamer_lightning.data import archive, restore
 from dreamer_lightning.data.records import STREAM
-from dreamer_lightning.data.storage import Storage, flatten, make_storage, nested, one_table
+from dreamer_lightning.data.storage import Key, Storage, flatten, make_storage, nested, one_table
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
 
 DETER = (LATENT, "deter")
@@ -189,7 +189,7 @@ class Replay:
         """
         if not self.latents:
             return 0
-        new = {(LATENT, name): value.detach() for name, value in latents.items()}
+        new: dict[Key, Tensor] = {(LATENT, name): value.detach() for name, value in latents.items()}
         steps = next(iter(new.values())).shape[1]
         pieces, written = [], 0
         for row, code in enumerate(index[:, -steps].tolist()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
 from dreamer_lightning.nets.norms import norm_layer as norm_layer
-from dreamer_lightning.ops import fused, loops, products
+from dreamer_lightning.ops import fused, layers, products
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368
@@ -277,13 +277,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # not by way of the lists' own iterators: a decision of the actor is made of such microseconds
-        layers: list[tuple[Any, Any]] = list(
+        pairs: list[tuple[Any, Any]] = list(
             zip(self.linears._modules.values(), self.norms._modules.values(), strict=True)
         )
-        if self.act is F.silu and all(type(linear) is Linear and type(norm) is RMSNorm for linear, norm in layers):
-            weights = [w for linear, norm in layers for w in (linear.weight, linear.bias, norm.weight)]
-            if loops.mlp_pays(x, weights):
-                return loops.mlp(x, weights, layers[0][1].eps)
-        for linear, norm in layers:
+        if self.act is F.silu and all(type(linear) is Linear and type(norm) is RMSNorm for linear, norm in pairs):
+            weights = [w for linear, norm in pairs for w in (linear.weight, linear.bias, norm.weight)]
+            if layers.mlp_pays(x, weights):
+                return layers.mlp(x, weights, pairs[0][1].eps)
+        for linear, norm in pairs:
             x = normed(norm, self.act, linear(x))
         return x

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.ops import fused, loops
+from dreamer_lightning.ops import fused, layers
 
 MANY, STRETCH = 4096, 1024  # rows from which it pays; rows of a stretch
 
@@ -26,7 +26,7 @@ def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[T
         return F.linear(x, weight, bias)
     if fused.time_first(x):
         return linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
-    return (Dense if loops.usable(x, weight, bias) else Stretches).apply(x, weight, bias)
+    return (Dense if layers.usable(x, weight, bias) else Stretches).apply(x, weight, bias)
 
 
 def stretches_pay(x: Tensor, weight: Tensor) -> bool:
@@ -57,7 +57,7 @@ class Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        out = loops.dense(x.reshape(-1, x.shape[-1]), weight, bias)
+        out = layers.dense(x.reshape(-1, x.shape[-1]), weight, bias)
         return out.view(*x.shape[:-1], len(weight))
 
     @staticmethod
@@ -67,7 +67,7 @@ class Dense(torch.autograd.Function):
         grad = grad.reshape(-1, len(weight))
         by_x, by_weight, by_bias = ctx.needs_input_grad
         return (
-            loops.dense_input(grad, weight).view(x.shape) if by_x else None,
+            layers.dense_input(grad, weight).view(x.shape) if by_x else None,
             grad.t() @ x.reshape(-1, x.shape[-1]) if by_weight else None,
             grad.sum(0) if by_bias else None,
         )
