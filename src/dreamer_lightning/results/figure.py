@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ GREYS = {  # published methods stay in the background
     "drqv2": ("0.45", "-."),
     "ppo_fixhp": ("0.7", ":"),
 }
+LETTERS = 13.5  # of the legend, an inch
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f3c8d")
 
 
@@ -51,7 +53,10 @@ def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: st
     wide = min(3, len(tasks))
     tall = -(-len(tasks) // wide)
     legend = _legend_rows([row for row in rows if row.ours or _visible(row, _limit(rows, row.task, window))])
-    size = (max(7.2, 4.4 * wide), 3.4 * tall + 0.24 * len(legend) + 0.7)
+    width = max(7.2, 4.4 * wide)
+    captions = [_caption(row, [other for other in rows if other.label == row.label]) for row in legend]
+    names = [textwrap.fill(caption, int(LETTERS * width)) for caption in captions]
+    size = (width, 3.4 * tall + 0.24 * sum(1 + name.count("\n") for name in names) + 0.7)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(tall, wide, squeeze=False).flat)
@@ -60,7 +65,6 @@ def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: st
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
     handles = [_handle(row, colors) for row in legend]
-    names = [_caption(row, [other for other in rows if other.label == row.label]) for row in legend]
     length = f"{window.least / 1000:g}K"
     below = f"means over seeds of the last {length} env steps; bands: one standard deviation over seeds"
     figure.legend(
