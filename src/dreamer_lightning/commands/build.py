@@ -101,7 +101,7 @@ def hardware(fabric: Fabric) -> str:
     threads, missing = torch.get_num_threads(), native.why_not()
     found += f" with {threads} thread{'s' * (threads > 1)}"
     return found + (
-        f", without compiled kernels, about 1.2 times slower: {missing}" if missing else ", compiled kernels"
+        f", without compiled kernels, 1.5 to 2 times slower: {missing}" if missing else ", compiled kernels"
     )
 
 

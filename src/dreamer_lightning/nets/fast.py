@@ -63,6 +63,7 @@ def can_act(
     if torch.is_grad_enabled() or not (rssm.actable and deter.ndim == 2 and len(deter) <= loops.FEW):
         return False
     known = stoch.dtype is torch.uint8 and is_first.dtype is torch.bool
+    known = known and only(rssm.post_mlp.linears).weight.is_contiguous()  # both of its parts are read where they lie
     return known and loops.usable(deter, prev_action, embed, noise, rssm.gates.weight)
 
 
@@ -78,7 +79,7 @@ def act(
     (layer, norm), post = single(rssm.action_in), only(rssm.post_mlp.linears)
     weights, shape = scan_weights(rssm)
     loop = loops.Loop(weights, sizes(weights, shape, 1, len(embed)))
-    around = (layer.weight, layer.bias, norm.weight, post.weight[:, rssm.deter_dim :], post.bias)
+    around = (layer.weight.contiguous(), layer.bias, norm.weight, post.weight[:, rssm.deter_dim :], post.bias)
     step = loops.Step(packed["deter"], packed["stoch"], prev_action, is_first, embed, noise)
     feat, deter, stoch = loop.act(step, around)
     return feat, {"deter": deter, "stoch": stoch}
@@ -145,5 +146,5 @@ def single(mlp) -> tuple[Any, Any]:
 
 
 def only(layers: torch.nn.ModuleList) -> Any:
-    """The first of a list of layers; ``layers[0]`` takes ten times as long, and acting is made of such things."""
+    """The first of a list of layers, without the list's own look-up in Python: acting is made of such things."""
     return layers._modules["0"]
