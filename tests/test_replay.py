@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,7 @@ from tensordict import TensorDict
 
 from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.data.storage import make_storage
 from dreamer_lightning.types import UserError
 
 
@@ -190,6 +193,27 @@ def test_memory_mapped_disk_space_is_reserved(tmp_path):
     files = list(tmp_path.iterdir())
     assert sum(file.stat().st_size for file in files) == 60 * replay.bytes_per_step
     assert sum(file.stat().st_blocks * 512 for file in files) >= 60 * replay.bytes_per_step
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
+def test_wide_rows_lie_in_huge_pages(dtype):
+    """Rows of a page and more are written and read like others, from memory that asks for huge pages."""
+    width, slots = 12288 // dtype.itemsize, 600
+    rows = {"wide": torch.randint(0, 200, (5, width)).to(dtype), "narrow": torch.rand(5)}
+    storage = make_storage("memory", None, torch.device("cpu"))
+    storage.allocate(rows, slots)
+    storage.write(rows, np.arange(3, 8))
+    batch = storage.read_pieces((1, 5), [(0, 3, 0, 5)], pinned=False)
+    assert all(torch.equal(batch[key][0], rows[key]) for key in rows)
+    assert storage.arrays["wide"].shape == (slots, width)
+    if Path("/sys/kernel/mm/transparent_hugepage").exists():
+        inside, flags = storage.arrays["wide"].data_ptr() + 300 * 12288, ""
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if match := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+                begin, end = (int(side, 16) for side in match.groups())
+            elif line.startswith("VmFlags") and begin <= inside < end:
+                flags = line
+        assert "hg" in flags.split()
 
 
 def test_storage_on_a_device_does_what_memory_does():
