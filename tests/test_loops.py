@@ -10,9 +10,10 @@ import sys
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
 
 from dreamer_lightning.nets import fast
-from dreamer_lightning.nets.blocks import MLP
+from dreamer_lightning.nets.blocks import MLP, BlockLinear
 from dreamer_lightning.nets.rssm import AROUND, EQUATIONS, RSSM, BlockRSSM
 from dreamer_lightning.ops import fused, loops, native
 from dreamer_lightning.ops import layers as compiled_layers
@@ -244,6 +245,34 @@ def test_a_subclass_with_an_equation_of_its_own_is_stepped_through(name):
     assert type("Plain", (BlockRSSM,), {})(6, 24, **SIZES["round"]).scannable
     assert own(6, 24, **SIZES["round"]).scannable == (name in AROUND)
     assert not own(6, 24, **SIZES["round"]).actable
+
+
+CHANGES = {
+    "another class": lambda rssm: setattr(rssm, "gates", type("Own", (BlockLinear,), {})(64, 192, 8)),
+    "another norm": lambda rssm: rssm.hidden_norm.__setitem__(0, torch.nn.LayerNorm(64)),
+    "another network": lambda rssm: setattr(rssm, "action_in", torch.nn.Sequential(torch.nn.Linear(6, 32))),
+    "more layers": lambda rssm: setattr(rssm, "stoch_in", MLP(32, 32, 2)),
+    "another activation": lambda rssm: setattr(rssm.prior_mlp, "act", torch.relu),
+    "weight norm": lambda rssm: weight_norm(rssm.post_mlp.linears[0]),
+    "a hook": lambda rssm: rssm.prior_logits.register_forward_hook(lambda *args: None),
+    "a hook on gradients": lambda rssm: rssm.deter_in.register_full_backward_hook(lambda *args: None),
+    "a forward of its own": lambda rssm: setattr(rssm.post_mlp.norms[0], "forward", lambda x: x),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_layers_changed_after_building_are_called(change):
+    """Swapped, parametrized or listened to: the loops, which read weights and call nothing, leave them alone."""
+    rssm = make("round")
+    assert fast.possible(rssm)
+    CHANGES[change](rssm)
+    assert not fast.possible(rssm)
+    with torch.no_grad():
+        rssm.imagine(rssm.initial(3), lambda feat, step: torch.zeros(3, 6), rssm.noise(3, 2))
+        packed = rssm.pack(rssm.initial(2))
+        given = packed, torch.zeros(2, 6), torch.randn(2, 24), torch.ones(2, dtype=torch.bool), rssm.noise(2)
+        assert not fast.can_act(rssm, *given)
+        assert torch.equal(rssm.observe_packed(*given)[0], RSSM.observe_packed(rssm, *given)[0])
 
 
 def test_not_finite_stays_visible():

@@ -73,7 +73,7 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
 
 def normed(norm: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``act(norm(x))``; RMS norm and SiLU in one, where there is a kernel for it."""
-    if act is F.silu and isinstance(norm, RMSNorm) and fused.usable(x, norm.weight):
+    if act is F.silu and layers.untouched(norm, RMSNorm) and fused.usable(x, norm.weight):
         return fused.norm_silu(x, norm.weight, norm.eps)
     return act(norm(x))
 
@@ -275,12 +275,20 @@ class MLP(nn.Module):
         self.act = activation(act)
         self.out_dim = units if layers else in_dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        # not by way of the lists' own iterators: a decision of the actor is made of such microseconds
-        pairs: list[tuple[Any, Any]] = list(
-            zip(self.linears._modules.values(), self.norms._modules.values(), strict=True)
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Each layer with its norm, not by way of the lists' own iterators: a decision is made of such microseconds."""
+        parts: Any = self._modules
+        return list(zip(parts["linears"]._modules.values(), parts["norms"]._modules.values(), strict=True))
+
+    def plain(self, pairs: list[tuple[Any, Any]]) -> bool:
+        """Whether these are layers as compiled code knows them: our own, RMS norm, SiLU."""
+        return self.act is F.silu and all(
+            layers.untouched(one, Linear) and layers.untouched(two, RMSNorm) for one, two in pairs
         )
-        if self.act is F.silu and all(type(linear) is Linear and type(norm) is RMSNorm for linear, norm in pairs):
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = self.pairs()
+        if self.plain(pairs):
             weights = [w for linear, norm in pairs for w in (linear.weight, linear.bias, norm.weight)]
             if layers.mlp_pays(x, weights):
                 return layers.mlp(x, weights, pairs[0][1].eps)

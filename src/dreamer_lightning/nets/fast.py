@@ -10,17 +10,34 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.precision import full_precision
 from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights, sizes
 from dreamer_lightning.ops import loops
+from dreamer_lightning.ops.layers import untouched
 from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import Joined, Latent
 
 
 def possible(rssm) -> bool:
     """Whether the scans compute what this model's step does: default layers with float32 weights."""
-    return rssm.scannable and rssm.gates.weight.dtype == torch.float32
+    return rssm.scannable and as_built(rssm) and rssm.gates.weight.dtype == torch.float32
+
+
+def as_built(rssm) -> bool:
+    """Whether the layers that the scans read are of the number and the kinds that they know, and nobody listens."""
+    parts = rssm._modules  # a decision asks, too: ten microseconds, thirty by way of attributes
+    mlps = [parts[name] for name in ("deter_in", "stoch_in", "action_in", "post_mlp", "prior_mlp")]
+    hidden, norms = parts["hidden"]._modules, parts["hidden_norm"]._modules
+    kinds = [(mlp, MLP) for mlp in mlps] + [(parts[name], Linear) for name in ("post_logits", "prior_logits")]
+    kinds += [(layer, BlockLinear) for layer in (*hidden.values(), parts["gates"])]
+    kinds += [(norm, RMSNorm) for norm in norms.values()]
+    if not all(untouched(*part) for part in kinds) or rssm.act is not torch.nn.functional.silu:
+        return False
+    pairs = [mlp.pairs() for mlp in mlps]
+    once = len(hidden) == len(norms) == 1 and all(len(layers) == 1 for layers in pairs[:-1])
+    return once and all(mlp.plain(layers) for mlp, layers in zip(mlps, pairs, strict=True))
 
 
 def precisely(scan: Callable[..., Latent | tuple[Latent, Tensor]]):
@@ -60,7 +77,7 @@ def can_act(
 ) -> bool:
     """Whether ``act`` below can take these: few rows, no gradient, default layers and the compiled loops."""
     deter, stoch = packed["deter"], packed["stoch"]
-    if torch.is_grad_enabled() or not (rssm.actable and deter.ndim == 2 and len(deter) <= loops.FEW):
+    if torch.is_grad_enabled() or not (rssm.actable and deter.ndim == 2 and len(deter) <= loops.FEW and as_built(rssm)):
         return False
     known = stoch.dtype is torch.uint8 and is_first.dtype is torch.bool
     known = known and only(rssm.post_mlp.linears).weight.is_contiguous()  # both of its parts are read where they lie

@@ -256,7 +256,7 @@ class BlockRSSM(RSSM):
         self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
         self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
         same = [getattr(type(self), name) is getattr(BlockRSSM, name) for name in EQUATIONS + AROUND]  # in a subclass
-        plain = dyn_layers == obs_layers == 1 and act == "silu" and not absolute and latents is None
+        plain = not absolute and latents is None
         self.scannable, self.actable = plain and all(same[: len(EQUATIONS)]), plain and all(same)
         self.post_logits = Linear(self.post_mlp.out_dim, self.latents.param_dim, outscale)
         self.prior_mlp = MLP(deter, hidden, img_layers, act)

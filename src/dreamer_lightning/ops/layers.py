@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dreamer_lightning.ops import fused, native
@@ -37,6 +37,12 @@ class MLP(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts", "packed")),
         ("eps", ctypes.c_float),
     ]
+
+
+def untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether compiled code may read this layer's weights and not call it: our own, and nobody listens to it."""
+    heard = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer) is kind and not heard and "forward" not in layer.__dict__
 
 
 def compiled() -> ctypes.CDLL:
