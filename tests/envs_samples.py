@@ -33,6 +33,8 @@ OBSERVATIONS = {
     ),
     "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))),
     "text": spaces.Text(4),
+    "taken": spaces.Dict({"prev_action": spaces.Box(-1, 1, (3,)), "state": spaces.Box(-1, 1, (2,))}),
+    "private": spaces.Dict({"_x": spaces.Box(-1, 1, (3,)), "state": spaces.Box(-1, 1, (2,))}),
 }
 
 

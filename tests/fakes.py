@@ -86,6 +86,9 @@ class FakeLoop:
     def should_stop(self) -> bool:
         return self.stop_reason is not None
 
+    def agreed(self, mine: bool, among: Any) -> bool:
+        return mine
+
     def play(self, steps: int = 4, length: int = 10) -> None:
         """Two environments, reward 1 a step, episodes of ``length`` decisions."""
         begin = self.time[:, None] + torch.arange(steps)  # [b t]

@@ -18,9 +18,10 @@ import torch
 
 from dreamer_lightning.callbacks import Callback, Curve, Forecast, Progress, Signals, Video, learning_curve
 from dreamer_lightning.callbacks.base import tell, warn
-from dreamer_lightning.callbacks.forecast import record_bytes, updates_to_come
+from dreamer_lightning.callbacks.forecast import record_bytes, replay_bytes, updates_to_come
 from dreamer_lightning.callbacks.metrics import RowFile
 from dreamer_lightning.callbacks.progress import clock, fraction
+from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.runfolder import METRICS
 from fakes import FakeLoop
 
@@ -70,6 +71,14 @@ def test_forecast_by_hand(tmp_path, capsys):
     assert first.startswith("forecast: 496 updates to come, about 4 minutes, RAM about ")
     assert "replay 0.0 MB when full" in first
     assert second == "random policy: score 43.2"
+
+
+def test_forecast_of_a_replay_that_is_limited_in_bytes(tmp_path):
+    loop = FakeLoop(tmp_path, [])
+    assert replay_bytes(loop) == 400 * record_bytes(loop)
+    loop.replay = Replay(capacity=400, capacity_gb=1e-5, batch_size=2, length=5, num_streams=2)
+    loop.play()
+    assert replay_bytes(loop) == 2 * loop.replay.slots * loop.replay.bytes_per_step <= 1e4
 
 
 def test_forecast_measures_the_first_updates(tmp_path, capsys, monkeypatch):

@@ -242,6 +242,17 @@ def test_other_number_of_ranks_deals_the_replay(tmp_path):
     run(fresh, 2)
 
 
+def test_a_replay_that_was_not_saved_fills_up_before_the_next_update(tmp_path):
+    """Also where the run had stopped between two updates that were due."""
+    loop = make(tmp_path)
+    next(callback for callback in loop.callbacks if isinstance(callback, Checkpoint)).replay = False
+    run(loop, 4)
+    fresh = make(tmp_path)
+    fresh.learning, fresh.paying, fresh.credit = True, True, 1.5
+    restore(fresh, latest_complete(tmp_path))
+    assert (fresh.learning, fresh.paying, fresh.credit) == (False, False, 0.0)
+
+
 def test_callbacks_of_one_class_keep_their_own_state(tmp_path):
     first, second = Progress(enabled=False), Progress(enabled=False)
     first.returns.append(1.0)

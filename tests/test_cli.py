@@ -113,6 +113,14 @@ def test_help_explains_every_option(capsys, command: str):
         assert action.help, f"{command} {action.option_strings} has no help"
 
 
+@pytest.mark.parametrize("config", [[], ["--config", "dmc.yaml"]])
+def test_help_of_a_class(capsys, config):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", *config, "--optimizer.help", "dreamer_lightning.optim.LaProp"])
+    assert stop.value.code == 0
+    assert "--optimizer.warmup" in capsys.readouterr().out
+
+
 def test_print_config_prints_yaml(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["fit", "--config", "dmc.yaml", "--size.units", "32", "--print_config"])

@@ -215,6 +215,8 @@ def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
         (lambda: Custom("envs_samples:Sampel").make(0), ["env.path", "did you mean Sample?"]),
         (lambda: Custom("envs_samples:ACTIONS").make(0), ["env.path", "envs_samples:ACTIONS"]),
         (lambda: sample(kwargs={"speed": 1}).make(0), ["env.kwargs", "speed"]),
+        (lambda: sample("taken").make(0), ["prev_action", "rename it", "env.hide"]),
+        (lambda: sample("private").make(0), ["_x", "rename it", "env.hide"]),
         (lambda: sample("text").make(0), ["observation", "Text"]),
         (lambda: sample(action="integers").make(0), ["actions", "int32"]),
         (lambda: make_batched(sample(kwargs={"bad": "nan"}), 1, 0).rollout(9), ["observation is NaN", "step 3"]),

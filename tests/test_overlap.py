@@ -48,7 +48,7 @@ def test_it_plays_while_the_caller_holds_a_batch_and_never_more_than_one_ahead()
     assert begun.wait(20)  # the second batch is on its way while we hold the first
     go.set()
     assert [next(batches), next(batches)] == [1, 2]
-    assert played[:3] == [(0, True), (1, False), (2, False)]
+    assert played[:3] == [(0, False), (1, False), (2, False)]
     assert refreshed == [1, 2, 3]  # weights change between batches only
 
 

@@ -429,6 +429,16 @@ def test_streams_are_dealt_round_robin(tmp_path):
     assert [owners(replay, 1) for replay in halves] == [[1] * 30, [3] * 30]
 
 
+def test_few_streams_are_dealt_to_every_process(tmp_path):
+    replay = filled(20, streams=4)
+    shards = [(tmp_path, replay.save(tmp_path))]
+    halves = [filled(0, streams=4) for _ in range(2)]
+    for rank, half in enumerate(halves):
+        restore.load(half, shards, rank, 2)
+    assert [[owners(half, stream)[:1] for stream in range(2)] for half in halves] == [[[0], [2]], [[1], [3]]]
+    assert all(half.steps == 2 * 15 for half in halves)
+
+
 def owners(replay: Replay, stream: int) -> list[int]:
     numbers = range(replay.first(stream), replay.total[stream])
     return [int(replay.data["obs", "id"][stream, n % replay.slots, 0]) for n in numbers]

@@ -11,6 +11,8 @@ import torch
 
 import dreamer_lightning
 from dreamer_lightning import runfolder
+from dreamer_lightning.data.resume import random_states, set_random_states
+from dreamer_lightning.loop import Loop
 from dreamer_lightning.types import IS_FIRST
 from exact_compare import loaded, rows, same_runs
 
@@ -49,6 +51,26 @@ def test_the_next_loss_after_a_resume_is_that_of_the_undisturbed_run(tmp_path, m
     # the run stopped before the update that step 64 had paid for; its next row holds that one and the next, as a mean
     assert 64 not in after
     assert after[65] == pytest.approx((want[64] + want[65]) / 2, rel=1e-6)
+
+
+def test_options_of_the_optimizer_given_at_a_resume_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dreamer_lightning.fit("gym.yaml", "debug.yaml", run_dir="run", env_steps=32, **OPTIONS)
+    seen = []
+    monkeypatch.setattr(Loop, "train", lambda loop: seen.append(dict(loop.optimizer.param_groups[0])))
+    dreamer_lightning.fit(resume="run", env_steps=33)
+    dreamer_lightning.fit(resume="run", env_steps=34, optimizer={"lr": 1e-5})
+    was, now = ({name: group[name] for name in ("lr", "warmup", "agc")} for group in (seen[0], seen[-1]))
+    assert now == was | {"lr": 1e-5}
+    assert was["lr"] != 1e-5
+
+
+def test_random_states_of_another_device_are_left_alone():
+    saved = random_states(own=torch.Generator().manual_seed(3)) | {"device": "cuda", "own": torch.zeros(16)}
+    fresh = torch.Generator().manual_seed(4)
+    set_random_states(saved, own=fresh)
+    assert fresh.initial_seed() == 4
+    assert torch.equal(fresh.get_state(), torch.Generator().manual_seed(4).get_state())
 
 
 def three_runs(folder: Path, *names: str) -> str:

@@ -101,6 +101,19 @@ def test_an_environment_that_fails_once_costs_an_episode(tmp_path, capsys):
     assert saved_at(tmp_path / "run") == 120
 
 
+def test_an_environment_that_fails_under_the_random_policy_is_made_anew(tmp_path, capsys):
+    run = fit(tmp_path / "run", "raise", evaluation={"every": 0, "random_episodes": 3}, env_steps=40)
+    assert "environment 0 raised OSError" in capsys.readouterr().err
+    assert run.series("health/env_failures")[1][-1] == 1
+    with pytest.raises(UserError, match="NaN"):
+        fit(tmp_path / "bad", "nan", evaluation={"every": 0, "random_episodes": 3})
+
+
+def test_learning_that_can_never_start_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--learning_starts: 90 .* never holds more than 68; lower it, or raise"):
+        fit(tmp_path / "run", learning_starts=90, replay={"capacity": 100}, batch_length=16)
+
+
 def test_an_environment_that_fails_for_good_ends_the_run_with_its_state_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Trouble, "dead", False)
     with pytest.raises(EnvFailure, match=r"(?s)failed 2 times in a row; the last time it raised OSError.*Traceback"):

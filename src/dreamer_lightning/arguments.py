@@ -101,7 +101,9 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
         paths, folders = [configfiles.of_run(resume, "--resume")], configfiles.class_folders_of(resume)
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
     if name in FIT:
-        if not configs and resume is None and not {"-h", "--help"} & {word.split(".")[0] for word in rest}:
+        if any(word in ("-h", "--help") or word.split("=")[0].endswith(".help") for word in rest):
+            return [part for path in paths for part in ("--config", str(path))] + rest, folders
+        if not configs and resume is None:
             raise UserError(f"{name} needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
         rest = [*rest, f"--import_from={json.dumps(folders)}"]
     return [part for path in paths for part in ("--config", str(path))] + rest, folders

@@ -21,10 +21,10 @@ from lightning.fabric import Fabric
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from dreamer_lightning.data import resume
 from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.data.restore import close_streams
-from dreamer_lightning.data.resume import playing_state, random_states, set_playing_state, set_random_states
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.schedule import Clocks, Limits, Schedule
@@ -71,7 +71,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.specs = self.dreamer.specs
-        self.clocks = Clocks()
+        self.clocks, self.options = Clocks(), resume.options_of(self.optimizer)
         self.last: dict[str, Any] = {}
         self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
         self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
@@ -132,7 +132,7 @@ class Loop:
             self.paying = self.credit >= self.schedule.burst
         elif self.clocks.agent_step >= self.schedule.prefill:  # what was played before is not made up for
             self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
-            self.credit = float(self.schedule.pretrain if self.learning else 0)
+            self.credit = float(self.schedule.pretrain if self.learning and not self.clocks.update else 0)
             self.paying = self.credit >= 1
 
     def train(self) -> None:
@@ -266,7 +266,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
-            **{name: getattr(self, name) for name in ("credit", "paying", "learning")},
+            **{name: getattr(self, name) for name in ("options", "credit", "paying", "learning")},
             "cadence": [int(self.next_log), int(self.next_evaluation)],
         }
 
@@ -276,15 +276,15 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.clocks = Clocks(**state["clocks"])
         self.timers.update(state["timers"])
-        self.credit, self.learning = state["credit"], state["learning"]
-        self.paying = state.get("paying", self.credit >= 1)
+        resume.keep_options(self.optimizer, self.options, state.get("options", self.options))
+        self.credit, self.learning, self.paying = state["credit"], state["learning"], state.get("paying", False)
         self.next_log, self.next_evaluation = state["cadence"]
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
         return {
-            "random": random_states(training=self.generator, acting=self.collector.policy.generator),
-            "playing": playing_state(self.collector, self.carry, exact=not self.failure),
+            "random": resume.random_states(training=self.generator, acting=self.collector.policy.generator),
+            "playing": resume.playing_state(self.collector, self.carry, exact=not self.failure),
             "pending": {name: float(value) for name, value in self.pending.items()},
             "logged": self.logged,
         }
@@ -293,8 +293,8 @@ class Loop:
         """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
         if "playing" not in state:  # of an older version
             return list(range(self.replay.num_streams))
-        set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
-        self.carry, anew = set_playing_state(self.collector, state["playing"])
+        resume.set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
+        self.carry, anew = resume.set_playing_state(self.collector, state["playing"])
         close_streams(self.replay, anew)
         self.pending, self.logged = dict(state["pending"]), state["logged"]
         return anew

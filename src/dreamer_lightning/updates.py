@@ -159,7 +159,7 @@ class StaticUpdate(Update):
             torch.cuda.current_stream().wait_stream(side)
             return outputs
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
             self.outputs = self.step(self.batch, self.noise)
         self.graph.replay()  # the capture itself computed nothing
         return self.outputs

@@ -262,14 +262,17 @@ def restore(loop, folder: Path) -> dict[str, Any]:
             names.setdefault(Path(name).parent.name, []).append(Path(name).name)
         shards = [(folder.parent.parent / REPLAY / f"rank-{r}", names[f"rank-{r}"]) for r in range(saved_world)]
         replay_files.load(loop.replay, shards, rank, world)
-    else:
-        loop.learning = False  # the replay fills up again first
+    if not loop.agreed(len(loop.replay) > 0, all):  # it fills up again first
+        loop.learning, loop.paying, loop.credit = False, False, 0.0
     if world != saved_world:
         say(loop, f"saved by {saved_world} processes, going on with {world}: random states and environments begin anew")
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
     if own.exists():
         part = runfolder.load_tensors(own)
         if world == saved_world and hasattr(loop, "load_rank_state_dict"):
+            saved_on = part["loop"].get("random", {}).get("device", loop.fabric.device.type)
+            if saved_on != loop.fabric.device.type:
+                say(loop, f"saved on {saved_on}, going on on {loop.fabric.device.type}: random draws begin anew")
             anew = loop.load_rank_state_dict(part["loop"])
             if anew:
                 which = ", ".join(map(str, anew))

@@ -100,10 +100,10 @@ def record_bytes(loop) -> int:
 
 def replay_bytes(loop) -> int:
     """Bytes of the full replay, or of all the steps that this run will collect, if these are fewer."""
-    steps = int(loop.replay.capacity)
+    steps = loop.replay.slots * loop.replay.num_streams or loop.replay.capacity  # the ring may be smaller: capacity_gb
     if loop.limits.env_steps:
         steps = min(steps, loop.limits.env_steps // getattr(loop.env_factory, "repeat", 1) + 1)
-    return steps * record_bytes(loop)
+    return steps * (loop.replay.bytes_per_step or record_bytes(loop))
 
 
 def model_bytes(loop) -> int:

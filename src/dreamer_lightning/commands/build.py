@@ -41,7 +41,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
-from dreamer_lightning.envs.guarded import Failures
+from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
 from dreamer_lightning.ops import native
 from dreamer_lightning.types import (
@@ -186,12 +186,29 @@ def example_record(specs: Specs, dreamer: Dreamer) -> dict[str, Any]:
     return {OBS: obs, LATENT: latent, PREV_ACTION: state["prev_action"], REWARD: torch.zeros(1), **flags}
 
 
-def play_randomly(fabric: Fabric, env: EnvFactory, specs: Specs, options: EvaluationOptions, seed: int) -> float | None:
+def play_randomly(
+    fabric: Fabric, env: EnvFactory, specs: Specs, options: EvaluationOptions, seed: int, failures: Failures
+) -> float | None:
     """The random policy's mean return; one episode for images, which take long to draw."""
     if not options.random_episodes or not fabric.is_global_zero:
         return None
     images = any(space.image for space in specs.obs.values())
-    return random_score(env, seed, 1 if images else options.random_episodes)[0]
+    guarded = lambda factory: Guard(factory, {"seed": seed}, 0, failures)  # noqa: E731 (it may fail here, too)
+    return random_score(env, seed, 1 if images else options.random_episodes, make=guarded)[0]
+
+
+def check_start(replay: Replay, learning_starts: int) -> None:
+    """Whether learning can ever start.
+
+    Raises:
+        UserError: the replay never holds that many sequences.
+    """
+    most = replay.num_streams * (replay.slots - replay.length + 1)
+    if learning_starts > most:
+        raise UserError(
+            f"--learning_starts: {learning_starts} sequences are waited for, and the replay of {replay.num_streams} "
+            f"environments never holds more than {most}; lower it, or raise --replay.capacity"
+        )
 
 
 def build_evaluator(

@@ -23,6 +23,7 @@ from dreamer_lightning.commands.build import (
     build_fabric,
     build_replay,
     build_tracking,
+    check_start,
     example_record,
     hardware,
     play_randomly,
@@ -205,7 +206,8 @@ def fit(
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
     acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures)
     records.allocate(example_record(specs, dreamer))
-    baseline = play_randomly(devices, env, specs, evaluation, seed)
+    check_start(records, schedule.learning_starts)
+    baseline = play_randomly(devices, env, specs, evaluation, seed, failures)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed, failures)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
     callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)

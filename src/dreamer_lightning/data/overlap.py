@@ -35,7 +35,9 @@ class Overlap:
     def __iter__(self) -> Iterator[TensorDictBase]:
         steps = iter(self.collector)
         while True:
-            wire = self.flying.result() if self.flying else next(steps)
+            # the first batch, too: a picture is drawn in one thread only
+            self.flying = self.flying or self.thread.submit(self.play, steps)
+            wire = self.flying.result()
             self.refresh()
             if self.stream is not None:
                 self.stream.wait_stream(torch.cuda.current_stream())

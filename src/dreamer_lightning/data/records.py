@@ -42,10 +42,11 @@ from dreamer_lightning.types import (
     OBS,
     PREV_ACTION,
     REWARD,
+    WIRE,
 )
 
 STREAM = "stream"  # which environment a record came from; the buffer consumes it
-_NOT_OBS = {"action", PREV_ACTION, LATENT, "next", "collector", "is_init", "done", "terminated", "truncated", "reward"}
+_NOT_OBS = {*WIRE, "is_init"}
 
 
 Rows = dict[str | tuple[str, str], Tensor]

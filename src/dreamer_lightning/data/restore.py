@@ -48,7 +48,7 @@ def load(replay: Replay, shards: Sequence[Shard], rank: int = 0, world: int = 1)
             if exact:
                 place[shard, stream], total[stream] = (stream, 0), held
                 continue
-            owner, here = divmod(dealt % (replay.num_streams * world), replay.num_streams)
+            here, owner = divmod(dealt % (replay.num_streams * world), world)  # every process gets one before a second
             dealt += 1
             if owner == rank:
                 first = manifest["first"][stream]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -95,7 +96,13 @@ def _action_spaces(spec: TensorSpec, lead: int) -> dict[str, Space]:
     return {"action": Space(tuple(spec.shape[lead:]), "float32")}
 
 
-def random_score(factory: EnvFactory, seed: int, episodes: int = 3, max_steps: int = 10_000) -> tuple[float, float]:
+def random_score(
+    factory: EnvFactory,
+    seed: int,
+    episodes: int = 3,
+    max_steps: int = 10_000,
+    make: Callable[[EnvFactory], EnvBase] | None = None,
+) -> tuple[float, float]:
     """Return and length (agent steps) of the uniformly random policy: means over a few episodes.
 
     Args:
@@ -103,10 +110,11 @@ def random_score(factory: EnvFactory, seed: int, episodes: int = 3, max_steps: i
         seed: of the environment and of the policy.
         episodes: how many to play.
         max_steps: decisions after which playing stops; an episode cut here counts only if it is the first.
+        make: makes the environment in the factory's place.
     """
     factory = factory.blind()
     factory.prepare()
-    env, generator = factory.make(seed), torch.Generator().manual_seed(seed)
+    env, generator = make(factory) if make else factory.make(seed), torch.Generator().manual_seed(seed)
     spaces = specs_of(env).action
     played, score, length = [], 0.0, 0
     state = env.reset()

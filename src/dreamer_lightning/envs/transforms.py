@@ -28,7 +28,7 @@ from torchrl.data import (
 from torchrl.envs import EnvBase, Transform
 from torchrl.envs.utils import step_mdp
 
-from dreamer_lightning.types import LOG_PREFIX, UserError
+from dreamer_lightning.types import LOG_PREFIX, WIRE, UserError
 
 _ENDS = ("terminated", "truncated", "done")
 _HUGE = 1e30  # TorchRL writes "no bound" as the largest number of the type
@@ -79,6 +79,9 @@ class Wire(Transform):
             specs["image"] = Bounded(0, 255, shape=picture, dtype=torch.uint8)
         if all(name.startswith(LOG_PREFIX) for name in specs):
             raise UserError("env: no observation is left for the model; check hide, pixels and vectors")
+        taken = sorted(name for name in specs if name in WIRE or name.startswith("_"))
+        if taken:
+            raise UserError(f"env: an observation cannot be called {taken[0]!r}; rename it, or hide it (env.hide)")
         self.observation = Composite(specs)
         self.action_key, self.reward_key = env.action_key, env.reward_key
         self.action, self.write = _action(env.action_spec)
