@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def overlapped(collector, refresh=lambda: None):
-    return Overlap(collector, refresh, CPU)
+    return Overlap(lambda: collector, refresh, CPU)
 
 
 def test_the_records_are_those_of_a_plain_collector():
@@ -50,6 +50,24 @@ def test_it_plays_while_the_caller_holds_a_batch_and_never_more_than_one_ahead()
     assert [next(batches), next(batches)] == [1, 2]
     assert played[:3] == [(0, False), (1, False), (2, False)]
     assert refreshed == [1, 2, 3]  # weights change between batches only
+
+
+def test_pictures_are_drawn_where_the_first_was():
+    """OpenGL's context belongs to one thread, in which environments are made, reset and played."""
+    seen = []
+
+    def make():
+        seen.append(threading.current_thread())
+        return Threads()
+
+    class Threads:
+        def __iter__(self):
+            while True:
+                yield threading.current_thread()
+
+    batches = iter(Overlap(make, lambda: None, CPU))
+    assert {next(batches), next(batches), *seen} == set(seen)
+    assert seen != [threading.main_thread()]
 
 
 def test_a_failure_in_the_background_reaches_the_caller():

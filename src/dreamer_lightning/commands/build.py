@@ -133,10 +133,13 @@ def build_collector(
     first = seed * 1009 + fabric.global_rank * 31
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
-    envs = make_batched(env, num_envs, first, options.backend, carried, failures=failures)
     policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, options.noise)
-    acting = make_collector(envs, policy, options.steps)
-    return Overlap(acting, copier(dreamer, actor), fabric.device) if options.overlap else acting
+
+    def make() -> Any:
+        envs = make_batched(env, num_envs, first, options.backend, carried, failures=failures)
+        return make_collector(envs, policy, options.steps)
+
+    return Overlap(make, copier(dreamer, actor), fabric.device) if options.overlap else make()
 
 
 def build_replay(

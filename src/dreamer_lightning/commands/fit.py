@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -242,7 +243,11 @@ def fit(
         say(loop, f"no complete checkpoint in {folder}: starting over")
     if loaded:
         say(loop, loaded)
-    loop.run()
+    try:
+        loop.run()
+    finally:
+        with suppress(Exception):  # what broke the run may not close, either
+            acting.shutdown()
     return Run(folder, closing(folder) if devices.is_global_zero else "")
 
 

@@ -18,14 +18,16 @@ class Overlap:
     on the updates alone, and the batch in flight is lost to a checkpoint: runs repeat only without this.
 
     Args:
-        collector: iterator of wires; everything else about it is passed through.
+        make: makes an iterator of wires, in the thread that plays: pictures can be drawn in one thread only. All else
+            about the iterator is passed through.
         refresh: copies the newest weights to those that act; called while nothing is in flight.
         device: where the policy acts.
     """
 
-    def __init__(self, collector: Any, refresh: Callable[[], None], device: torch.device):
-        self.collector, self.refresh = collector, refresh
+    def __init__(self, make: Callable[[], Any], refresh: Callable[[], None], device: torch.device):
+        self.refresh = refresh
         self.thread = ThreadPoolExecutor(1, "collect", initializer=torch.set_num_threads, initargs=(1,))
+        self.collector = self.thread.submit(make).result()
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.flying: Future[TensorDictBase] | None = None
 
@@ -35,7 +37,6 @@ class Overlap:
     def __iter__(self) -> Iterator[TensorDictBase]:
         steps = iter(self.collector)
         while True:
-            # the first batch, too: a picture is drawn in one thread only
             self.flying = self.flying or self.thread.submit(self.play, steps)
             wire = self.flying.result()
             self.refresh()
@@ -55,9 +56,10 @@ class Overlap:
             self.flying.exception()
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Let the batch in flight end, then end the collector."""
+        """Let the batch in flight end, then end the collector, in its thread, too."""
+        ended = self.thread.submit(self.collector.shutdown, *args, **kwargs)
         self.thread.shutdown(wait=True)
-        self.collector.shutdown(*args, **kwargs)
+        ended.result()
 
 
 def copier(source: nn.Module, target: nn.Module) -> Callable[[], None]:
