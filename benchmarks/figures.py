@@ -89,7 +89,9 @@ def table(found: list[Row]) -> str:
 def score(record: dict[str, Any], step: int) -> str:
     """Mean over seeds, with the bootstrap interval of the interquartile mean where there are several."""
     low, high = record[f"iqm_low@{step}"], record[f"iqm_high@{step}"]
-    return number(record[f"score@{step}"], 0) + ("" if math.isnan(low) else f" [{low:.0f}-{high:.0f}]")
+    count = record[f"n@{step}"]
+    some = f" (n={count})" if 0 < count < record["n"] else ""
+    return number(record[f"score@{step}"], 0) + some + ("" if math.isnan(low) else f" [{low:.0f}-{high:.0f}]")
 
 
 def reached(record: dict[str, Any], share: int) -> str:

@@ -25,8 +25,26 @@ SIZES = {
     "round": {"deter": 64, "hidden": 32, "stoch": 8, "classes": 4},
     "odd": {"deter": 45, "hidden": 9, "stoch": 5, "classes": 3, "blocks": 5},
     "wide": {"deter": 264, "hidden": 70, "stoch": 3, "classes": 17, "blocks": 2},
+    "whole": {"deter": 96, "hidden": 8, "stoch": 2, "classes": 3, "blocks": 1},
 }
 ROWS = (1, 7, 16, 45)  # below, at and above the rows that are worked on at once, and the dreams of a block
+
+
+@pytest.fixture(autouse=True)
+def guards(monkeypatch):
+    """Compiled code writes nothing behind the room that it has asked for."""
+    tails, mark, new_empty = [], 12345.0, torch.Tensor.new_empty
+
+    def guarded(self, *size, **options):
+        if len(size) != 1 or not isinstance(size[0], int):
+            return new_empty(self, *size, **options)
+        whole = new_empty(self, size[0] + 65536, **options)
+        tails.append(whole[size[0] :].fill_(mark))
+        return whole[: size[0]]
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", guarded)
+    yield
+    assert all((tail == mark).all() for tail in tails)
 
 
 def make(sizes: str, **options) -> BlockRSSM:
@@ -273,6 +291,32 @@ def test_layers_changed_after_building_are_called(change):
         given = packed, torch.zeros(2, 6), torch.randn(2, 24), torch.ones(2, dtype=torch.bool), rssm.noise(2)
         assert not fast.can_act(rssm, *given)
         assert torch.equal(rssm.observe_packed(*given)[0], RSSM.observe_packed(rssm, *given)[0])
+
+
+def test_shapes_that_do_not_fit_are_told_not_read():
+    """Where torch broadcasts, so do the fast paths; where it raises, they do."""
+    rssm, generator = make("round"), torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    first, noise = torch.zeros(3, 5, dtype=torch.bool), rssm.noise(3, 5)
+    given = (rssm.initial(1), draw(3, 5, 6), draw(3, 5, 24), first, noise)
+    for x, y in zip(rssm.observe(*given)[0], RSSM.observe(rssm, *given)[0], strict=True):
+        assert (x - y).norm() <= 2e-6 * y.norm()
+    start = rssm.initial(3).map(lambda x: x + 0.5)
+    wrong = [
+        lambda: rssm.observe(rssm.initial(2), *given[1:]),
+        lambda: rssm.observe(*given[:4], noise[..., :3]),
+        lambda: rssm.imagine(start, lambda feat, step: draw(1, 6), noise),
+        lambda: rssm.imagine(start, lambda feat, step: draw(3, 6), noise[:2]),
+        lambda: rssm.prior_mlp(draw(4, 50)),
+        lambda: rssm.prior_mlp(draw(100, 70)),
+        lambda: rssm.prior_logits(draw(5000, 33)),
+        lambda: fused.norm_silu(draw(4, 12), torch.ones(8), 1e-4),
+        lambda: rssm.observe_packed(rssm.pack(rssm.initial(2)), draw(2, 6), draw(2, 23), first[0, :2], noise[:2, 0]),
+        lambda: rssm.observe_packed(rssm.pack(rssm.initial(2)), draw(2, 5), draw(2, 24), first[0, :2], noise[:2, 0]),
+    ]
+    for attempt in wrong:
+        with torch.no_grad(), pytest.raises((RuntimeError, AssertionError)):
+            attempt()
 
 
 def test_not_finite_stays_visible():

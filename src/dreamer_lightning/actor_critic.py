@@ -117,11 +117,10 @@ class ActorCritic(L.LightningModule):
                 "feat_dim": feat_dim,
                 "imag_length": imag_length,
                 "imag_last": imag_last,
-                "actor_gradient": actor_gradient,
-                "value_aware": value_aware,
-                "horizon": horizon,
-                "lam": lam,
-                "actent": actent,
+                **{"actor_gradient": actor_gradient, "gradient_mix": gradient_mix, "value_aware": value_aware},
+                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam, "actent": actent},
+                **{"slowreg": slowreg, "replay_slowreg": replay_slowreg, "slowtar": slowtar, "start_grad": start_grad},
+                **{"slow_rate": slow_rate, "slow_every": slow_every},
             }
         )
         self.specs = specs

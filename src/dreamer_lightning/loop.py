@@ -82,7 +82,7 @@ class Loop:
         self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
         self.carry: dict[str, Tensor] | None = None
         self.pending: dict[str, Any] = {}
-        self.logged = 0
+        self.logged, self.evaluated = 0, 0
         self.stop_reason: str | None = None
         self.failure: Exception | None = None  # what the run ends with
 
@@ -162,7 +162,7 @@ class Loop:
     def conclude(self) -> None:
         """At a limit, evaluate once more if the last time is long ago; write what was not yet logged."""
         every, limit = self.schedule.evaluate_every, self.stop_reason in ("env_steps", "updates", "max_time")
-        since = self.clocks.env_step - (self.next_evaluation - every)
+        since = self.clocks.env_step - max(self.next_evaluation - every, self.evaluated)
         late = bool(self.evaluate and every and since >= every / 2 and self.agreed(limit, any))
         if late:
             self.validate()
@@ -172,7 +172,7 @@ class Loop:
     def validate(self) -> None:
         """Play and dream evaluation episodes on rank 0, for the next row."""
         self.call("on_validation_start")
-        metrics, episodes = {}, []
+        metrics, episodes, self.evaluated = {}, [], self.clocks.env_step
         with self.timed("evaluate"):
             if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
@@ -267,7 +267,7 @@ class Loop:
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
             **{name: getattr(self, name) for name in ("options", "credit", "paying", "learning")},
-            "cadence": [int(self.next_log), int(self.next_evaluation)],
+            "cadence": [int(self.next_log), int(self.next_evaluation), int(self.evaluated)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,7 +278,7 @@ class Loop:
         self.timers.update(state["timers"])
         resume.keep_options(self.optimizer, self.options, state.get("options", self.options))
         self.credit, self.learning, self.paying = state["credit"], state["learning"], state.get("paying", False)
-        self.next_log, self.next_evaluation = state["cadence"]
+        self.next_log, self.next_evaluation, self.evaluated = [*state["cadence"], 0][:3]
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""

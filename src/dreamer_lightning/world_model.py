@@ -75,6 +75,7 @@ class WorldModel(L.LightningModule):
                 "contdisc": contdisc,
                 "reward_grad": reward_grad,
                 "standardize": standardize,
+                "scales": scales,
             }
         )
         self.specs, self.horizon, self.contdisc, self.reward_grad = specs, horizon, contdisc, reward_grad

@@ -32,8 +32,9 @@ class Forecast(Callback):
     def on_fit_start(self, loop) -> None:
         self.total = updates_to_come(loop)
         replay, model = replay_bytes(loop), model_bytes(loop)
-        parts = [f"{self.total:,} updates to come"]
-        if self.seconds_per_update:
+        limited = loop.limits.updates or loop.limits.env_steps
+        parts = [f"{self.total:,} updates to come" if limited else "as many updates as max_time lets through"]
+        if self.seconds_per_update and limited:
             parts.append(f"about {_duration(self.total * self.seconds_per_update)}")
         keep = next((cb.keep + 1 for cb in loop.callbacks if type(cb).__name__ == "Checkpoint"), 1)
         free = shutil.disk_usage(_existing(Path(loop.run_dir))).free
@@ -56,7 +57,8 @@ class Forecast(Callback):
         elif self.done == 10 + self.measure:
             seconds = (time.monotonic() - self.started) / self.measure
             left = max(0, self.total - self.done)
-            say(loop, f"forecast: {1 / seconds:.1f} updates/s, about {_duration(left * seconds)} to go on this machine")
+            end = f", about {_duration(left * seconds)} to go" if self.total else ""
+            say(loop, f"forecast: {1 / seconds:.1f} updates/s{end} on this machine")
 
 
 def dream_bytes(loop) -> int:

@@ -125,7 +125,10 @@ class Progress(Callback):
             mean = sum(self.returns) / len(self.returns)
             table.add_row(f"last {len(self.returns)} episodes", f"mean return {mean:.1f}")
         table.add_row("run folder", str(loop.run_dir))
-        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        with console.capture() as written:
+            console.print(table)
+        tell(written.get().rstrip("\n"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"returns": list(self.returns), "evals": {k: dict(v) for k, v in self.evals.items()}}

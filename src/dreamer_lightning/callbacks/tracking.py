@@ -146,7 +146,10 @@ class Tracking(Callback):
             return None
         run, self.logger = self.logger.experiment, None
         folder = Path(run.settings.sync_dir)
-        run.finish(exit_code=code)
+        try:
+            run.finish(exit_code=code)
+        except Exception as error:  # the run itself is saved
+            warn(f"wandb did not finish ({type(error).__name__}: {error}); wandb sync {folder} sends what is there")
         return folder
 
     def state_dict(self) -> dict[str, Any]:

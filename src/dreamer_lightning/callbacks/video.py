@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ class Video(Callback):
                     if not self.failed:
                         warn(f"video not written ({type(error).__name__}: {error}); training goes on")
                     self.failed = True
-        if self.keep and folder.exists():
-            self._prune(folder)
+        with suppress(OSError):
+            if self.keep and folder.exists():
+                self._prune(folder)
 
     def _film(self, loop, folder: Path) -> Iterator[tuple[str, Path]]:
         if not self.film:
@@ -103,8 +105,8 @@ class Video(Callback):
         start = max(0, min(episode.kept // 2, episode.kept - self.length - 5))
         dream = open_loop(loop.dreamer, episode, start, 5, self.length, self.samples, generator)
         for key in image_keys(loop.specs, dream):
-            frames = dream_video([dream], key)
-            yield f"video/openloop/{key}", write_video(folder / f"{_stem(loop)}-openloop-{key}.mp4", frames, 10)
+            path = folder / f"{_stem(loop)}-openloop-{key.replace('/', '_')}.mp4"
+            yield f"video/openloop/{key}", write_video(path, dream_video([dream], key), 10)
         if vector_lines(loop.specs, dream):
             figure = dream_figure(loop.specs, dream)
             yield "video/openloop", save_figure(folder / f"{_stem(loop)}-openloop.png", figure)
@@ -113,7 +115,8 @@ class Video(Callback):
         steps = sorted({path.name.split("-")[0] for path in folder.glob("[0-9]*-*")})
         for step in steps[: -self.keep]:
             for path in folder.glob(f"{step}-*"):
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count}

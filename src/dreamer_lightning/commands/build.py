@@ -200,6 +200,17 @@ def play_randomly(
     return random_score(env, seed, 1 if images else options.random_episodes, make=guarded)[0]
 
 
+def check_counts(**options: int | None) -> None:
+    """Whether all of these are 1 or more, where they are given.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('__', '.')}: {value} is too few; give 1 or more")
+
+
 def check_start(replay: Replay, learning_starts: int) -> None:
     """Whether learning can ever start.
 

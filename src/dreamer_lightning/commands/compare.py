@@ -64,9 +64,10 @@ def compare(
         raise UserError(f"no scores yet in {', '.join(runs)}; --scores {scores} found no finished episode")
     rows = sorted(ours + published(chosen, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))
     table = records(rows, window)
+    alike = chosen.startswith("dmc") or len(tasks_of(ours)) == 1  # returns of other suites' tasks have no common scale
     text = render(
         score_table(table, chosen, window.least),
-        overall_table(overall(rows, window), len(tasks_of(ours))),
+        *([overall_table(overall(rows, window), len(tasks_of(ours)))] if alike else []),
         threshold_table(table),
         setting_table(table),
         width=130,
@@ -76,7 +77,9 @@ def compare(
     if out.endswith(".png"):
         comparison_figure(rows, window, Path(out).expanduser())
     else:
-        write_atomic(Path(out).expanduser().absolute(), as_csv(table))
+        path = Path(out).expanduser().absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, as_csv(table))
     return Outcome(f"{text}\nwrote {out}")
 
 
@@ -100,9 +103,15 @@ def score_table(table: list[dict[str, Any]], benchmark: str, window: int) -> Tab
     steps = _known(table, "score")
     _columns(out, "task", "method", "seeds", right=[HEADS[step] for step in steps])
     for record in table:
-        cells = [number(record[f"score@{step}"], 1) for step in steps]
+        cells = [number(record[f"score@{step}"], 1) + _fewer(record, step) for step in steps]
         out.add_row(record["task"], record["method"], record["seeds"], *cells)
     return out
+
+
+def _fewer(record: dict[str, Any], step: int) -> str:
+    """How many seeds have come so far, where it is not all of them."""
+    count = record[f"n@{step}"]
+    return f" (n={count})" if 0 < count < record["n"] else ""
 
 
 def overall_table(table: list[dict[str, Any]], tasks: int) -> Table:

@@ -79,7 +79,10 @@ def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], chec
 
 def write_film(agent: Agent, folder: Path, seed: int) -> str:
     """Writes a video of one greedy episode; one line that says where, or why not."""
-    episode = film(agent.dreamer, agent.env_factory, seed + EVALUATION_SEED)
+    try:
+        episode = film(agent.dreamer, agent.env_factory, seed + EVALUATION_SEED)
+    except Exception as error:  # a picture is never worth the scores
+        return f"no video: {type(error).__name__}: {error}"
     if episode is None:
         return "no video: pictures cannot be drawn on this machine (no working GL, or the task has no picture)"
     path = write_video(folder / VIDEOS / "evaluation.mp4", np.stack(episode.frames), fps=30)

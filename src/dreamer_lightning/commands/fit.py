@@ -24,6 +24,7 @@ from dreamer_lightning.commands.build import (
     build_fabric,
     build_replay,
     build_tracking,
+    check_counts,
     check_start,
     example_record,
     hardware,
@@ -165,6 +166,8 @@ def fit(
         UserError: one line that says what is wrong, which option, and what would be right.
     """
     options = dict(locals())
+    check_counts(num_envs=num_envs, batch_size=batch_size, batch_length=batch_length, log_every=log_every, burst=burst)
+    check_counts(evaluation__episodes=evaluation.episodes if evaluation.every else None)
     limits = Limits(env_steps, updates, max_time)
     folder = check_run_dir(run_dir or default_run_dir(env, size, seed), resume, limits)
     found = find_checkpoint(folder, limits) if resume else None

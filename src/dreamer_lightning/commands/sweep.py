@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -79,6 +80,8 @@ def closing(scores) -> str:
 def run_all(seeds: list[int], jobs: int, folder: Path, options: list[str]) -> tuple[int, str] | None:
     """Run every seed; the first that failed and its last line, or None. After a failure no other run begins."""
     waiting, running = list(seeds), dict[int, Child]()
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None  # as Ctrl-C does it
     failed: tuple[int, str] | None = None
     try:
         while running or (waiting and not failed):
@@ -92,6 +95,8 @@ def run_all(seeds: list[int], jobs: int, folder: Path, options: list[str]) -> tu
                 if child.process.returncode:
                     failed = failed or (seed, child.last)
     finally:  # stopped from outside: the runs save themselves
+        if main:
+            signal.signal(signal.SIGTERM, before)
         for child in running.values():
             child.process.terminate()
         for child in running.values():

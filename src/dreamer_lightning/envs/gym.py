@@ -79,10 +79,14 @@ class Gym(EnvFactory):
         except gymnasium.error.DependencyNotInstalled as error:
             raise UserError(f"env.task: {self.task} needs a package that is not installed: {_line(error)}") from error
         except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error, ModuleNotFoundError) as error:
+            if self.task in gymnasium.registry:  # it is there, what it is made of is not
+                raise UserError(f"env.task: {self.task} cannot be made: {_line(error)}") from error
             near = get_close_matches(self.task, list(gymnasium.registry), 3, 0.5)
             hint = f"; did you mean {', '.join(near)}?" if near else f" ({_line(error)})"
             raise UserError(f"env.task: no gymnasium environment {self.task!r}{hint}") from error
         except (TypeError, ValueError) as error:
+            if draw and not self.pixels and "render_mode" not in self.kwargs:  # it plays without pictures
+                return self._load(False)
             raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {_line(error)}") from error
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:

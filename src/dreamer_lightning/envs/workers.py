@@ -27,6 +27,8 @@ _NAP = 2e-5  # seconds between looks at the workers
 _START = 120.0  # seconds that a new worker may take until its environment is there
 _LOOKS = 2_000  # looks until it is checked whether the workers live, a fraction of a second
 
+SAVING = 30  # seconds that a worker stays after SIGTERM, for the main process to ask for its state
+
 
 class Workers(ParallelEnv):
     """TorchRL's ParallelEnv, which tells a worker's UserError here and leaves this process its threads.
@@ -217,6 +219,8 @@ class _Worker:
         for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the main process answers and closes us
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if hasattr(signal, "alarm"):  # so is SIGTERM, but it may also be the main process that gives us up
+            signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SAVING))
         env = self._telling(Guard)(self.factory, kwargs, index, self.failures)
         env.__dict__["_step"] = self._telling(env._step)
         env.__dict__["_reset"] = self._telling(env._reset)

@@ -15,7 +15,7 @@ STARTS = 16  # so many of the start points; each is dreamed many times
 
 def inside(real: np.ndarray, dreamed: np.ndarray, band: tuple[float, float] = BAND) -> np.ndarray:
     """Whether each real number [n, d] lies in the band of its dreamed ones [n, samples, d]; its ends count."""
-    low, high = np.quantile(dreamed, band, axis=1)
+    low, high = np.quantile(dreamed, band, axis=1, method="weibull")  # holds 90% of new draws; "linear" 84.5% of 32
     slack = 1e-6 * (1.0 + np.abs(real))  # a certain dream that is right is inside
     return (real >= low - slack) & (real <= high + slack)
 

@@ -246,5 +246,12 @@ def vector_output(raw: Float[Tensor, "*b n"], space: Space, continuous: Callable
     return continuous(raw.reshape(*raw.shape[:-1], *space.shape), dims)
 
 
+class UnitNormal(Normal):
+    """Standard deviation 1; missing numbers (-inf) count for nothing."""
+
+    def log_prob(self, event: Tensor) -> Tensor:
+        return super().log_prob(torch.where(torch.isneginf(event), self.mean.detach(), event))
+
+
 def unit_normal(mean: Tensor, event_dims: int) -> Normal:
-    return Normal(mean, 1.0, event_dims)
+    return UnitNormal(mean, 1.0, event_dims)

@@ -62,6 +62,8 @@ def observe(
     noise: Shaped[Tensor, "b t s"],
 ) -> tuple[Latent, Float[Tensor, "b t s c"]]:
     """``BlockRSSM.observe`` with a backward of its own."""
+    b, t = is_first.shape
+    latent, noise = latent.map(lambda x: x.expand(b, -1)), noise.expand(b, t, rssm.stoch)
     keep = (~is_first).to(embed.dtype).t().contiguous().unsqueeze(-1)  # [t b 1]
     first = rssm.post_mlp.linears[0]
     action_in = rssm.project_action(prev_action.transpose(0, 1) * keep)
@@ -79,7 +81,9 @@ def can_act(
     deter, stoch = packed["deter"], packed["stoch"]
     if torch.is_grad_enabled() or not (rssm.actable and deter.ndim == 2 and len(deter) <= loops.FEW and as_built(rssm)):
         return False
-    known = stoch.dtype is torch.uint8 and is_first.dtype is torch.bool
+    known = stoch.dtype is torch.uint8 and is_first.dtype is torch.bool and is_first.shape == (len(deter),)
+    known = known and stoch.shape == noise.shape == (len(deter), rssm.stoch) and deter.shape[1] == rssm.deter_dim
+    known = known and prev_action.shape == (len(deter), rssm.action_dim) and embed.shape == (len(deter), rssm.embed_dim)
     known = known and only(rssm.post_mlp.linears).weight.is_contiguous()  # both of its parts are read where they lie
     return known and loops.usable(deter, prev_action, embed, noise, rssm.gates.weight)
 
@@ -106,7 +110,8 @@ def can_dream(rssm, latent: Latent, noise: Tensor) -> bool:
     """Whether ``imagine`` below can take these: no gradient, and the compiled loops."""
     if torch.is_grad_enabled() or not possible(rssm) or len(rssm.prior_mlp.linears) > loops.MOST:
         return False
-    return loops.usable(*latent, noise, rssm.gates.weight) and not torch.is_autocast_enabled("cpu")
+    fits = noise.ndim == 3 and noise.shape[2] == rssm.stoch and len(latent.deter) == len(noise)
+    return fits and loops.usable(*latent, noise, rssm.gates.weight) and not torch.is_autocast_enabled("cpu")
 
 
 def imagine(rssm, latent: Latent, policy, noise: Float[Tensor, "n h s"]) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:

@@ -244,7 +244,7 @@ class BlockRSSM(RSSM):
             raise UserError(f"rssm.deter={deter} is not a multiple of rssm.blocks={blocks}")
         kind = latents() if latents else Categorical(stoch, classes, unimix)
         super().__init__(action_dim, deter, kind, free_nats, free)
-        self.stoch, self.classes, self.unimix = stoch, classes, unimix
+        self.embed_dim, self.stoch, self.classes, self.unimix = embed_dim, stoch, classes, unimix
         self.blocks, self.absolute, self.act = blocks, absolute, activation(act)
         self.deter_in = MLP(deter, hidden, 1, act)
         self.stoch_in = MLP(self.stoch_dim, hidden, 1, act)

@@ -43,9 +43,10 @@ class Standardize(nn.Module):
         flat = [symlog(precise(obs[name])).reshape(-1, n) for name, n in zip(self.shapes, self.sizes, strict=True)]
         x = torch.cat(flat, -1)
         known = x.isfinite()
-        x, count = torch.where(known, x, 0.0), known.sum(0).clamp(min=1)
-        found = torch.stack([x.sum(0), x.square().sum(0)]) / count
-        found = everyone(found.flatten()).view(-1, *found.shape).mean(0)
+        x = torch.where(known, x, 0.0)
+        sums = torch.stack([x.sum(0), x.square().sum(0), known.sum(0)])
+        *sums, count = everyone(sums.flatten()).view(-1, *sums.shape).sum(0)
+        found = torch.where(count > 0, torch.stack(sums) / count.clamp(min=1), self.moments)
         self.batches += 1
         self.moments.lerp_(found, (1 / self.batches).clamp(min=self.rate))
 

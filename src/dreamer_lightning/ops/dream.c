@@ -62,7 +62,8 @@ typedef struct {
 static long retrace_block(const model *m, const retrace *f) { return BLOCK * ((13 + f->layers) * m->u + 11 * m->d + 3 * m->z); }
 
 long retrace_room(const model *m, const retrace *f) {
-  long wide = m->d + m->u, prior = f->layers * (packed_size(wide, m->u) + packed_size(m->u, wide));
+  long own = m->d / m->g, wide = m->d + m->u, prior = f->layers * (packed_size(wide, m->u) + packed_size(m->u, wide));
+  prior += m->g * packed_size(own, own); /* the blocks' own kernels lie there both ways, where a scan has one */
   return scan_room(m) + prior + packed_size(wide, m->z) + packed_size(m->z, wide) + m->parts * retrace_block(m, f);
 }
 

@@ -67,7 +67,7 @@ def differentiated(*tensors: Tensor) -> bool:
 
 def norm_silu(x: Float[Tensor, "*b d"], weight: Float[Tensor, "*m d"], eps: float) -> Float[Tensor, "*b d"]:
     """``silu(x / sqrt(mean(x^2) + eps) * weight)``; the weight may have more dimensions of x than the last."""
-    if not usable(x, weight):
+    if not usable(x, weight) or x.shape[-weight.ndim :] != weight.shape:  # torch says what does not fit
         return norm_silu_in_torch(x, weight, eps)
     if time_first(x) and weight.ndim == 1:
         return norm_silu(x.transpose(0, 1), weight, eps).transpose(0, 1)
@@ -139,7 +139,13 @@ def gru(
     gates: Float[Tensor, "g n k3"], bias: Float[Tensor, " gk3"], old: Float[Tensor, "n gk"]
 ) -> Float[Tensor, "n gk"]:
     """The next state ``old + sigmoid(u - 1) (tanh(sigmoid(r) c) - old)``, from r, c, u side by side in each block."""
-    if not usable(gates, bias, old):
+    blocks, n, gate = gates.shape
+    if (
+        not usable(gates, bias, old)
+        or 3 * old.numel() != gates.numel()
+        or bias.numel() != blocks * gate
+        or len(old) != n
+    ):
         return gru_in_torch(gates, bias, old)
     gates, bias, old = gates.contiguous(), bias.contiguous(), old.contiguous()
     return GRU.apply(gates, bias, old) if differentiated(gates, bias, old) else GRU.run(gates, bias, old)
@@ -184,7 +190,7 @@ def gru_input(by_gates: Tensor, by_old: Tensor, grad: Tensor, gates: Tensor, bia
 
 def draw(logits: Float[Tensor, "*b c"], noise: Float[Tensor, "*b"], unimix: float) -> Float[Tensor, "*b c"]:
     """A one-hot draw without a gradient: ``onehot.draw`` of ``onehot.mixed_probs``."""
-    if not usable(logits, noise):  # class indices instead of uniform noise go this way too
+    if not usable(logits, noise) or noise.shape != logits.shape[:-1]:  # class indices instead of noise go this way too
         return onehot.draw(onehot.mixed_probs(logits, unimix), noise)
     logits, noise = logits.contiguous(), noise.contiguous()
     out = torch.empty_like(logits)
@@ -203,7 +209,7 @@ def straight_through(out: Tensor, grad: Tensor, more: Tensor, logits: Tensor, un
 
 def twohot_mean(logits: Float[Tensor, "*b c"], bins: Float[Tensor, " c"]) -> Float[Tensor, "*b"]:
     """The expectation of symmetric bins under ``softmax(logits)``."""
-    if not usable(logits, bins):
+    if not usable(logits, bins) or len(bins) != logits.shape[-1]:
         return twohot_decode(torch.softmax(logits, -1), bins)
     if time_first(logits):
         return twohot_mean(logits.transpose(0, 1), bins).transpose(0, 1)
@@ -237,7 +243,7 @@ def twohot_loss(
     logits: Float[Tensor, "*b c"], index: Int[Tensor, "k *b 2"], weight: Float[Tensor, "k *b 2"]
 ) -> Float[Tensor, " k *b"]:
     """Cross-entropies of ``softmax(logits)`` with ``k`` two-hot targets."""
-    if not usable(logits, weight):
+    if not usable(logits, weight) or not index.shape[1:] == weight.shape[1:] == (*logits.shape[:-1], 2):
         logp = torch.log_softmax(logits, -1).expand(len(index), *logits.shape)
         return -(logp.gather(-1, index) * weight).sum(-1)
     if time_first(logits):

@@ -82,7 +82,8 @@ def run_dense(x: Tensor, weight: Tensor, bias: Tensor | None, by_k: int, by_o: i
 def mlp_pays(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether ``mlp`` can take these, and is faster: few rows or enough of them."""
     rows, layers = x.numel() // x.shape[-1], len(weights) // 3
-    fits = not FEW < rows < ENOUGH and 0 < layers <= MOST
+    fits = not FEW < rows < ENOUGH and 0 < layers <= MOST and x.shape[-1] == weights[0].shape[1]
+    fits = fits and all(kernel.shape == (len(weights[0]),) * 2 for kernel in weights[3::3])  # torch says what does not
     return fits and usable(x, *weights) and not torch.is_autocast_enabled("cpu")
 
 

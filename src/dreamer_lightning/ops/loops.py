@@ -181,7 +181,9 @@ class DreamLoop(Loop):
 
     def step(self, feat: Tensor, action_in: Tensor, noise: Tensor, out: Tensor) -> None:
         """From ``feat`` [n d+z], projected action [n u] and uniform noise [n s] to the next ``feat``, into ``out``."""
-        assert all(x.is_contiguous() for x in (feat, action_in, noise, out))
+        n, width = self.sizes.b, self.sizes.d + self.sizes.z
+        widths = ((feat, width), (out, width), (action_in, self.sizes.u), (noise, self.sizes.z // self.sizes.c))
+        assert all(x.is_contiguous() and x.shape == (n, wide) for x, wide in widths), "shapes of a dream"
         dream = self.dream
         dream.feat, dream.next = feat.data_ptr(), out.data_ptr()
         dream.action_in, dream.noise = action_in.data_ptr(), noise.data_ptr()

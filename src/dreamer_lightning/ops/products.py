@@ -33,6 +33,7 @@ def stretches_pay(x: Tensor, weight: Tensor) -> bool:
     """Whether this is a float32 product of many rows on a CPU, and nobody watches or changes it."""
     return (
         x.ndim > 1
+        and x.shape[-1] == weight.shape[1]
         and x.numel() >= MANY * x.shape[-1]
         and not torch.compiler.is_compiling()
         and not fused.is_off()

@@ -238,7 +238,7 @@ typedef struct {
   long a, e;
 } acting;
 
-long act_room(const model *m, const acting *f) { return scan_room(m) + m->b * (m->d * 6 + m->z * 3 + m->u * 6 + m->v * 2 + f->a); }
+long act_room(const model *m, const acting *f) { return m->b * (m->d * 6 + m->z * 3 + m->u * 6 + m->v * 2 + f->a); }
 
 /* One step on real data for few environments, from and to what acting carries between them. */
 void act_step(const model *m, const acting *f) {

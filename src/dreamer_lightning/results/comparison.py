@@ -35,7 +35,7 @@ def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
     finals = {row.task: final_score(row.curves, window) for row in rows if row.label == REFERENCE and not row.ours}
     table = []
     for row in rows:
-        record: dict[str, Any] = {"task": row.task, "method": row.label, "seeds": row.seeds}
+        record: dict[str, Any] = {"task": row.task, "method": row.label, "seeds": row.seeds, "n": len(row.curves)}
         for step in MILESTONES:
             scores = scores_at(row, step, window)
             whole = len(scores) == len(row.curves)
@@ -47,7 +47,8 @@ def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
         horizon = horizons[row.task]
         record["mean_score"], record["mean_score_until"] = _area(row, horizon, window.bin), horizon
         for share in SHARES:
-            target = finals.get(row.task, NAN) * share / 100
+            final = finals.get(row.task, NAN)
+            target = final * share / 100 if final > 0 else NAN  # of a negative score, less would be more
             steps = steps_to(row.curves, target) if np.isfinite(target) and not _unseeded(row) else NAN
             late = bool(steps > window.bin) and all(steps <= curve.steps[0] for curve in row.curves)
             record[f"first_point_to_{share}%"] = late  # it was there when its curve begins

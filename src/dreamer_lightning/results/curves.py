@@ -12,12 +12,13 @@ import numpy as np
 class Curve:
     """Scores [n] over env steps [n], of one seed or of a mean whose seeds are unknown; ``std`` [n] belongs to a mean.
 
-    A step is the end of the bin whose episodes were averaged.
+    A step is the end of the bin whose episodes were averaged. ``last``: env steps that a run has played, if known.
     """
 
     steps: np.ndarray
     scores: np.ndarray
     std: np.ndarray | None = None
+    last: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def binned(steps: np.ndarray, scores: np.ndarray, width: int, last: float) -> Cu
     """
     ends = np.ceil(steps / width).astype(int) * width
     found = [end for end in np.unique(ends) if end <= last]
-    return Curve(np.array(found, float), np.array([scores[ends == end].mean() for end in found]))
+    return Curve(np.array(found, float), np.array([scores[ends == end].mean() for end in found]), last=last)
 
 
 def trailing(steps: np.ndarray, scores: np.ndarray, window: float, at: np.ndarray) -> np.ndarray:
@@ -56,7 +57,12 @@ def trailing(steps: np.ndarray, scores: np.ndarray, window: float, at: np.ndarra
 
 
 def score_at(curve: Curve, step: float, window: Window) -> float:
-    """Mean of the bins in (step - window, step]; nan if the curve has none. A mean's own points count exactly."""
+    """Mean of the bins in (step - window, step]; nan if the curve has none or its run has not come so far.
+
+    A mean's own points count exactly.
+    """
+    if curve.last is not None and curve.last < step:
+        return float("nan")
     if curve.std is not None:
         here = curve.steps == step
         return float(curve.scores[here][0]) if here.any() else float("nan")
@@ -70,14 +76,15 @@ def final_score(curves: Sequence[Curve], window: Window) -> float:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Mean and standard deviation (ddof 1) over the seeds, at the bins that at least half of them have."""
+    """Mean and standard deviation (ddof 1) over seeds, at bins that half of them have, until the first seed ends."""
     if len(curves) == 1:
         return curves[0] if curves[0].std is not None else Curve(*_pair(curves[0]), np.zeros(len(curves[0].steps)))
     by_step: dict[float, list[float]] = {}
     for curve in curves:
         for step, score in zip(curve.steps, curve.scores, strict=True):
             by_step.setdefault(float(step), []).append(float(score))
-    steps = sorted(step for step, values in by_step.items() if 2 * len(values) >= len(curves))
+    end = min(curve.steps[-1] if len(curve.steps) else 0.0 for curve in curves)  # else it jumps where a seed leaves it
+    steps = sorted(step for step, values in by_step.items() if 2 * len(values) >= len(curves) and step <= end)
     spread = [np.std(by_step[step], ddof=1) if len(by_step[step]) > 1 else 0.0 for step in steps]
     return Curve(np.array(steps), np.array([np.mean(by_step[step]) for step in steps]), np.array(spread))
 

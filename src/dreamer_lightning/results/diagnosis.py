@@ -13,7 +13,7 @@ import numpy as np
 from dreamer_lightning.results.runs import read_config
 from dreamer_lightning.runfolder import METRICS
 
-MODEL_LOSSES = ("loss/recon/", "loss/reward", "loss/cont", "loss/dyn", "loss/rep")
+MODEL_LOSSES = {"loss/reward", "loss/cont", "loss/dyn", "loss/rep"}  # and those of ``loss/recon/``
 Metric = dict[str, np.ndarray]  # by name, the values that are there, oldest first
 
 
@@ -41,7 +41,8 @@ def read_metrics(path: Path) -> Metric:
                 if cell:
                     found.setdefault(name, []).append(float(cell))
             if row.get("loss/total"):
-                total = sum(float(row[name]) for name in row if name.startswith(MODEL_LOSSES) and row[name])
+                parts = [name for name in row if name in MODEL_LOSSES or name.startswith("loss/recon/")]
+                total = sum(float(row[name]) for name in parts if row[name])
                 found.setdefault("model", []).append(total)
                 found.setdefault("updated", []).append(float(row["update"]))
                 found.setdefault("played", []).append(float(row["agent_step"]))
@@ -101,8 +102,8 @@ def return_scale(metrics: Metric, config: dict[str, Any]) -> Finding:
     value = late(metrics, "dream/return_scale")
     advice = "larger rewards, or a larger losses.horizon: all dreams are worth the same, the actor has no direction"
     wrong = None if math.isnan(value) else value <= 1.0 + 1e-6
-    if str(config.get("actor_critic", "")).endswith("ActorCriticV1"):
-        return Finding("scale of returns", "not used by V1", "none", "", None)
+    if str(config.get("actor_critic", "")).endswith(("ActorCriticV1", "ActorCriticV2")):
+        return Finding("scale of returns", "not used by V1 and V2", "none", "", None)
     return Finding("scale of returns", shown(value), "above 1, its floor", advice, wrong)
 
 
@@ -120,7 +121,9 @@ def train_ratio(metrics: Metric, config: dict[str, Any]) -> Finding:
     updated, played = metrics.get("updated", np.array([])), metrics.get("played", np.array([]))
     batch = config.get("batch_size", 16) * config.get("batch_length", 64)
     begins = max(config.get("learning_starts") or batch, config.get("prefill") or 0)
-    if not len(updated) or not asked:
+    if not asked:
+        return Finding("train ratio", "no updates were asked for", "none", "", None)
+    if not len(updated):
         steps = metrics.get("agent_step", np.array([0.0])).max()
         late = bool(steps > 2 * begins + batch)  # windows, environments: it may begin somewhat later than it says
         return Finding("train ratio", f"no update in {steps:.0f} agent steps", expected, advice, late or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.results.curves import binned
+from dreamer_lightning.results.curves import Curve, binned
 from dreamer_lightning.results.published import EVALUATION, METHODS, TRAINING, WINDOWS
 from dreamer_lightning.results.rows import Episodes, Row, Setting
 from dreamer_lightning.runfolder import CONFIG, METRICS
@@ -176,19 +176,19 @@ def read_csv(path: Path, label: str) -> list[Series]:
         UserError: a column is missing, or a cell is no number.
     """
     groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first name
         reader = csv.DictReader(file)
         names = set(reader.fieldnames or [])
         step = "env_steps" if "env_steps" in names else "env_step"
         if not {step, "score", "task"} <= names:
             raise UserError(f"{path}: needs the columns env_steps, score and task (seed if there are several)")
         for number, row in enumerate(reader, 2):
-            task = row["task"]
+            task = row["task"] or ""
             for prefix in PREFIXES:
                 task = task.removeprefix(prefix)
             try:
                 point = float(row[step]), float(row["score"])
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
             groups.setdefault((task.replace("-", "_"), row.get("seed") or "0"), []).append(point)
     nothing = Episodes(np.array([]), np.array([]))
@@ -234,7 +234,7 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
         Row(
             members[0].label + (" (greedy)" if greedy else ""),
             members[0].task,
-            [binned(*episodes, width, one.last) for episodes, one in zip(scores, members, strict=True)],
+            [_curve(one, episodes, width) for episodes, one in zip(scores, members, strict=True)],
             setting,
             ",".join(one.seed for one in members),
             scores if not greedy else [one.training for one in members],
@@ -242,6 +242,12 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
             ours=True,
         )
     ]
+
+
+def _curve(one: Series, episodes: Episodes, width: int) -> Curve:
+    """Points of a file are scores already: the last of them is not where somebody's run ended."""
+    curve = binned(*episodes, width, one.last)
+    return replace(curve, last=None) if one.together else curve
 
 
 def _distinct(rows: list[Row]) -> list[Row]:
