@@ -81,6 +81,11 @@ def test_forecast_of_a_replay_that_is_limited_in_bytes(tmp_path):
     assert replay_bytes(loop) == 2 * loop.replay.slots * loop.replay.bytes_per_step <= 1e4
 
 
+def test_forecast_of_a_run_that_time_alone_ends(tmp_path, capsys):
+    FakeLoop(tmp_path, [Forecast()], max_time=60.0).call("on_fit_start")
+    assert "as many updates as max_time lets through" in capsys.readouterr().out
+
+
 def test_forecast_measures_the_first_updates(tmp_path, capsys, monkeypatch):
     loop = FakeLoop(tmp_path, [Forecast()], updates=1050)
     now = [0.0]
@@ -220,6 +225,16 @@ def test_film_of_every_nth_evaluation_and_at_the_end(tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == stems[-2:]
     assert iio.imread(seen[-1][1]).shape == (6, 48, 64, 3)
     assert loop.env_factory.closed == 4
+
+
+def test_folders_among_the_films_are_left_alone(tmp_path, monkeypatch):
+    loop = film_loop(tmp_path, monkeypatch, every=1, keep=1)
+    (tmp_path / "videos" / "0000000005-mine").mkdir(parents=True)
+    for step in (10, 20):
+        loop.clocks.env_step = step
+        loop.call("on_validation_end", metrics={}, episodes=[])
+    left = sorted(path.name for path in (tmp_path / "videos").iterdir())
+    assert left == ["0000000005-mine", "0000000020-episode.mp4"]
 
 
 def test_no_gl_no_film_no_complaint(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -87,6 +88,9 @@ def test_score_at_a_step():
     assert score_at(scores, 20_000, WINDOW) == 2
     assert score_at(scores, 500_000, WINDOW) == 49, "5% of the step: the last two and a half bins"
     assert np.isnan(score_at(curve(1, 2), 50_000, WINDOW))
+    stopped = replace(scores, last=480_000)
+    assert score_at(stopped, 200_000, WINDOW) == score_at(scores, 200_000, WINDOW)
+    assert np.isnan(score_at(stopped, 500_000, WINDOW)), "a run that did not come so far"
     known = Curve(np.array([0.0, 100_000]), np.array([3.0, 9]), np.array([1.0, 1]))
     assert score_at(known, 100_000, WINDOW) == 9
     assert np.isnan(score_at(known, 50_000, WINDOW))
@@ -100,12 +104,28 @@ def test_steps_to_a_score_must_hold_for_a_bin():
 
 
 def test_mean_over_seeds():
-    both = mean_curve([curve(1, 3), curve(3, 7, 100), curve(2)])
-    assert both.steps.tolist() == [10_000, 20_000], "one of three seeds is no mean"
+    assert mean_curve([curve(1, 3), curve(3, 7, 100), curve(2)]).steps.tolist() == [10_000], "until the first seed ends"
+    both = mean_curve([curve(1, 3), curve(3, 7)])
+    assert both.steps.tolist() == [10_000, 20_000]
     assert both.scores.tolist() == [2, 5]
     assert both.std is not None
-    assert np.allclose(both.std, [1, np.sqrt(8)])
+    assert np.allclose(both.std, [np.sqrt(2), np.sqrt(8)])
     assert final_score([curve(1, 3), curve(3, 7)], WINDOW) == 5
+
+
+def test_seeds_that_did_not_come_so_far_are_told(capsys, tmp_path: Path):
+    write_run(tmp_path / "ours" / "seed0", [100.0] * 9)
+    write_run(tmp_path / "ours" / "seed1", [300.0] * 30, seed=1)
+    said = ask(capsys, str(tmp_path / "ours"))
+    line = next(line for line in said.splitlines() if "ours" in line and "0,1" in line)
+    assert "200.0" in line
+    assert "300.0 (n=1)" in line
+
+
+def test_shares_of_a_negative_score_are_not_asked_for():
+    reference = Row("dreamerv3", "pong", [curve(-20, -4)], SETTING)
+    ours = Row("a", "pong", [curve(-20, -3)], SETTING, episodes=[Episodes(*np.ones((2, 1)))], ours=True)
+    assert all(np.isnan(record["steps_to_50%"]) for record in records([ours, reference], WINDOW))
 
 
 def test_area_under_a_curve():
@@ -263,7 +283,7 @@ def test_csv_files_of_other_methods(capsys, runs: Path, tmp_path: Path):
     path = tmp_path / "other.csv"
     points = [(seed, step) for seed in (0, 2) for step in range(10_000, 60_000, 10_000)]
     lines = [f"dmc_reacher_easy,{seed},{step},{seed + step / 100}" for seed, step in points]
-    path.write_text("\n".join(["task,seed,env_steps,score", *lines]) + "\n")
+    path.write_text("\ufeff" + "\n".join(["task,seed,env_steps,score", *lines]) + "\n", encoding="utf-8")  # by Excel
     said = ask(capsys, str(runs), str(path), "--out", str(tmp_path / "table.csv"))
     assert "as in the file" in said
     with (tmp_path / "table.csv").open(newline="") as file:

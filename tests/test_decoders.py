@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from dreamer_lightning import interop
-from dreamer_lightning.nets.decoders import DictDecoder, MLPDecoder, StridedDecoder, SymlogMLPDecoder, UpsampleDecoder
-from dreamer_lightning.nets.outputs import Categorical, ImageMSE, ImageNormal, Normal, SymlogMSE
+from dreamer_lightning.nets.decoders import (
+    DictDecoder,
+    MLPDecoder,
+    StridedDecoder,
+    SymlogMLPDecoder,
+    UnitNormal,
+    UpsampleDecoder,
+)
+from dreamer_lightning.nets.outputs import Categorical, ImageMSE, ImageNormal, SymlogMSE
 from dreamer_lightning.types import Latent, Space, UserError
 from golden import assert_close, assert_grad, golden
 from test_encoders import IMAGE, OBS, specs
@@ -56,9 +63,14 @@ def test_the_decoder_of_the_older_agents():
     spaces = {"image": IMAGE, "a": Space((5,)), "b": Space((), "int32", 3)}
     decoder = DictDecoder(specs(**spaces), 40, 30, vector=partial(MLPDecoder, units=16), image=StridedDecoder)
     outputs = decoder(latent(2, 3, deter=40, stoch=30))
-    assert {k: type(v) for k, v in outputs.items()} == {"image": ImageNormal, "a": Normal, "b": Categorical}
+    assert {k: type(v) for k, v in outputs.items()} == {"image": ImageNormal, "a": UnitNormal, "b": Categorical}
     assert outputs["image"].pred().shape == (2, 3, 64, 64, 3)
     assert outputs["a"].loss(torch.zeros(2, 3, 5)).shape == (2, 3)
+    missing = torch.zeros(2, 3, 5).index_fill(2, torch.tensor([1]), -torch.inf)
+    assert outputs["a"].loss(missing).isfinite().all()
+    (grad,) = torch.autograd.grad(outputs["a"].loss(missing).sum(), outputs["a"].mean)
+    assert grad[..., 1].eq(0).all()
+    assert grad[..., 0].ne(0).all()
     shapes = [(32 * 32, 128, 5), (128, 64, 5), (64, 32, 6), (32, 3, 6)]
     assert [(c.in_channels, c.out_channels, c.kernel_size[0]) for c in decoder.parts[1].convs] == shapes
 

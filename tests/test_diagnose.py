@@ -95,6 +95,13 @@ def test_other_settings_have_other_ranges(tmp_path: Path):
     assert wrong(folder) == ["KL of posterior and prior"]
 
 
+def test_what_a_version_does_not_have_is_not_judged(tmp_path: Path):
+    config = {"actor_critic": "dreamer_lightning.versions.ActorCriticV2"}
+    assert wrong(write(tmp_path / "v2", config=config, **{"dream/return_scale": 1.0})) == []
+    assert wrong(write(tmp_path / "repval", **{"loss/repval": lambda i: 10.0 * i})) == [], "no loss of the world model"
+    assert wrong(write(tmp_path / "ratio", config={"train_ratio": 0}, ratio=0)) == []
+
+
 def test_what_was_not_measured_is_not_judged(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("train_ratio: 512.0\n")
     assert wrong(tmp_path) == []

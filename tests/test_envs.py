@@ -10,6 +10,7 @@ from torchrl.envs.utils import check_env_specs
 
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_action, random_score, specs_of, step
 from dreamer_lightning.types import Space, UserError
+from envs_samples import Sample
 
 
 def sample(observation="vector", action="box", **options) -> Custom:
@@ -251,6 +252,22 @@ def test_atari_shows_the_maximum_of_two_frames_and_idles_first():
         idle.add(console.ale.getEpisodeFrameNumber())
     assert len(idle) > 1
     assert max(idle) <= 30
+
+
+class Blind(Sample):
+    """Takes no ``render_mode``."""
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_an_environment_that_cannot_be_drawn_plays_all_the_same():
+    gymnasium.register("Blind-v0", Blind)
+    factory = Gym("Blind-v0")
+    env = factory.make(0, pixels_for_video=True)
+    assert factory.frame(env) is None
+    with pytest.raises(UserError, match=r"env.kwargs: Blind-v0 does not take .*render_mode"):
+        Gym("Blind-v0", pixels=True).make(0)
 
 
 def test_random_score():

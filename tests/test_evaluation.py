@@ -169,10 +169,12 @@ def test_a_perfect_model_has_no_gap_and_no_error(terminal):
 
 
 def test_the_band_of_many_futures_by_hand():
-    """101 futures 0 to 100: their 5% and 95% quantiles are 5 and 95."""
-    futures = np.arange(101.0)[None, :, None]
+    """Of 99 futures 1 to 99, a hundredth of what comes lies between two of them: the band goes from 5 to 95."""
+    futures = np.arange(1.0, 100.0)[None, :, None]
     real = np.array([[5.0], [95.0], [50.0], [4.9], [95.1]])
     assert inside(real, futures.repeat(5, 0))[:, 0].tolist() == [True, True, True, False, False]
+    draws = np.random.default_rng(0).normal(size=(20_000, 33, 1))
+    assert inside(draws[:, 0], draws[:, 1:]).mean() == pytest.approx(0.9, abs=0.01)
 
 
 class VagueDreamer(PerfectDreamer):

@@ -26,7 +26,7 @@ def make(tmp_path, every=100):
         fabric=fabric,
         dreamer=tiny.agent(),
         module=None,
-        optimizer=None,
+        optimizer=SimpleNamespace(param_groups=[]),
         collector=None,
         replay=SimpleNamespace(steps=0),
         env_factory=None,
@@ -57,6 +57,15 @@ def test_a_run_that_ends_by_a_limit_is_evaluated_once_more(tmp_path, reason, env
     assert len(evaluated) == evaluations
     assert len(rows) == (env_step > last)
     assert all(("eval/greedy_score" in row) == bool(evaluations) and row["env_step"] == env_step for row in rows)
+
+
+def test_a_run_resumed_at_its_end_is_not_evaluated_again(tmp_path):
+    loop, rows, evaluated = make(tmp_path)
+    loop.clocks.env_step = 60
+    loop.stop("max_time")
+    loop.conclude()
+    loop.conclude()
+    assert len(evaluated) == len(rows) == 1
 
 
 def test_without_a_schedule_there_is_no_evaluation(tmp_path):

@@ -46,6 +46,18 @@ def test_missing_numbers_stay_missing_and_count_for_nothing():
     assert seen.isfinite().sum() == 3
 
 
+def test_batches_without_a_number_change_nothing_of_it():
+    scale = Standardize(Specs({"x": Space((2,))}, tiny.SPECS.action))
+    scale.update({"x": torch.tensor([[1.0, 5.0], [3.0, 9.0]])})
+    before = [part.clone() for part in scale.stats()["x"]]
+    for _ in range(20):
+        scale.update({"x": torch.tensor([[2.0, -torch.inf], [7.0, -torch.inf]])})
+    after = scale.stats()["x"]
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new[1], old[1])
+        assert new[0] != old[0]
+
+
 def test_a_constant_is_not_blown_up():
     scale = Standardize(Specs({"x": Space((1,))}, tiny.SPECS.action))
     scale.update({"x": torch.full((8, 1), 0.7)})

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+import dreamer_lightning
 from dreamer_lightning import cli
 from dreamer_lightning.commands.sweep import parse_seeds
 from dreamer_lightning.types import UserError
@@ -57,6 +61,24 @@ def test_one_after_the_other(fake_fit: Path, capfd):
     assert times(fake_fit, 0)[1] <= times(fake_fit, 2)[0]
     argv = (fake_fit / "seed2" / "argv").read_text()
     assert argv == f"fit --config dmc.yaml --env.task reacher_easy --seed 2 --run_dir {fake_fit / 'seed2'}"
+
+
+def test_sigterm_stops_the_runs_too(fake_fit: Path):
+    """The whole group is stopped as by Ctrl-C; none goes on alone."""
+    slow = "import os, pathlib, sys, time; folder = pathlib.Path(sys.argv[-1]); folder.mkdir(parents=True); "
+    slow += "(folder / 'pid').write_text(str(os.getpid())); time.sleep(60)"
+    (fake_fit.parent / "fake" / "dreamer_lightning" / "__main__.py").write_text(slow)
+    script = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+    script += "from dreamer_lightning.commands.sweep import run_all; run_all([0], 1, Path(sys.argv[1]), [])"
+    command = [sys.executable, "-c", script, str(fake_fit), str(Path(dreamer_lightning.__file__).parents[1])]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    pid = fake_fit / "seed0" / "pid"
+    while not (pid.exists() and pid.read_text()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_side_by_side_with_split_threads(fake_fit: Path, capfd, monkeypatch):

@@ -109,6 +109,13 @@ def test_an_environment_that_fails_under_the_random_policy_is_made_anew(tmp_path
         fit(tmp_path / "bad", "nan", evaluation={"every": 0, "random_episodes": 3})
 
 
+@pytest.mark.parametrize("option", [{"log_every": 0}, {"num_envs": 0}, {"evaluation": {"every": 50, "episodes": 0}}])
+def test_counts_of_nothing_are_refused(tmp_path, option):
+    name = "evaluation.episodes" if "evaluation" in option else next(iter(option))
+    with pytest.raises(UserError, match=f"--{name}: 0 is too few"):
+        fit(tmp_path / "run", **option)
+
+
 def test_learning_that_can_never_start_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--learning_starts: 90 .* never holds more than 68; lower it, or raise"):
         fit(tmp_path / "run", learning_starts=90, replay={"capacity": 100}, batch_length=16)
