@@ -67,7 +67,7 @@ def test_the_state_remembers_where_an_episode_begins():
     assert not torch.equal(agent.act(observe(), after)[1]["deter"], after["deter"])
 
 
-def test_seeds_decide_and_greedy_differs_from_samples():
+def test_seeds_decide_what_is_drawn():
     agents = [Agent(tiny(VECTORS, ACTIONS["continuous"]), seed=seed) for seed in (1, 1, 2)]
     first, again, other = [agent.act(observe(), agent.initial(1))[0] for agent in agents]
     assert np.array_equal(first, again)

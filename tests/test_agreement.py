@@ -13,9 +13,12 @@ import torch
 from lightning.fabric import Fabric
 
 import agreement
+from dreamer_lightning.commands.build import build_fabric
+from dreamer_lightning.commands.options import FabricOptions
 from dreamer_lightning.nets.outputs import TwoHot
 from dreamer_lightning.ops import fused
 from dreamer_lightning.ops.scalars import symexp_bins
+from dreamer_lightning.updates import as_they_are
 
 FLOAT32 = {"loss": 1e-6, "losses": 5e-6, "latents": 1e-6, "grads": 2e-5}
 BF16 = {"loss": 5e-3, "losses": 3e-2, "latents": 2e-2, "grads": 0.1}
@@ -28,6 +31,7 @@ pytestmark = [  # torch.compile trips over torch's own warnings
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),  # not used, for exactness
 ]
 gradients = pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 
@@ -51,6 +55,7 @@ def wanted(gradient: str) -> dict[str, torch.Tensor]:
 def mixed(gradient: str, accelerator: str) -> dict[str, torch.Tensor]:
     """Under Fabric's bf16-mixed, as ``fit`` runs it."""
     fabric = Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed")
+    as_they_are(fabric)
     dreamer = agreement.agent(gradient)
     module = fabric.setup(dreamer)
     return agreement.update(dreamer, module, fabric.device.type, fabric.backward)
@@ -69,7 +74,27 @@ def test_scans_and_kernels_agree_with_steps(gradient, kernels, steps):
 
 @gradients
 def test_bf16_mixed_agrees(gradient):
-    agreement.assert_within(mixed(gradient, "cpu"), wanted(gradient), **BF16)
+    found = mixed(gradient, "cpu")
+    agreement.assert_within(found, wanted(gradient), **BF16)
+    apart = max(float((found[key] - x).norm() / x.norm()) for key, x in wanted(gradient).items() if "grads" in key)
+    assert apart > 1e-3  # it was bfloat16: float32 stays below 2e-5
+
+
+def test_mixed_precision_rounds_products_and_no_inputs():
+    """Rewards are targets, noise decides draws: both reach the forward as they are, and its products are bfloat16."""
+
+    class Probe(torch.nn.Linear):
+        def forward(self, batch):
+            self.product = super().forward(batch["obs"]["x"]).dtype
+            self.dtypes = {batch["reward"].dtype, batch["obs"]["x"].dtype, batch["noise"].dtype}
+            return batch["reward"]
+
+    fabric = build_fabric(FabricOptions(accelerator="cpu", precision="bf16-mixed"))
+    probe = Probe(2, 2)
+    data = {"obs": {"x": torch.rand(3, 2)}, "reward": torch.rand(3), "noise": torch.rand(3)}
+    assert torch.equal(fabric.setup(probe)(data), data["reward"])
+    assert probe.dtypes == {torch.float32}
+    assert probe.product == torch.bfloat16
 
 
 @pytest.mark.compile

@@ -147,6 +147,16 @@ def test_no_checkpoint_at_all(tmp_path):
     assert not runfolder.is_run(tmp_path)
 
 
+def test_manifest_cannot_point_outside_the_replay_folder(tmp_path):
+    run(make(tmp_path), 4)
+    folder = latest_complete(tmp_path)
+    manifest = runfolder.read_manifest(folder)
+    manifest.pop("manifest_sha256")
+    manifest["replay"]["../../secret"] = {"size": 1, "sha256": "0"}
+    runfolder.write_manifest(folder, manifest)
+    assert "outside" in (runfolder.damage(folder, replay=True) or "")
+
+
 def test_manifest_cannot_point_outside_the_run_folder(tmp_path):
     run(make(tmp_path), 4)
     folder = latest_complete(tmp_path)

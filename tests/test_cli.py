@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli, configfiles
+from dreamer_lightning import cli, configfiles, runfolder
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.types import UserError
@@ -93,10 +93,8 @@ def test_no_arguments_list_commands_and_three_examples(capsys):
 
 
 def test_overview_is_quick():
-    start = time.perf_counter()
     command = [sys.executable, "-X", "importtime", "-m", "dreamer_lightning", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 5
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "lightning", "jsonargparse"}
 
@@ -232,6 +230,14 @@ def test_own_classes_train_and_are_found_again(run: Run, mine: Path):
     assert agent.env_factory.path == "own_classes:Line"
 
 
+def test_own_classes_are_found_by_a_fresh_process(run: Run, tmp_path: Path):
+    code = "import sys, dreamer_lightning as d; agent = d.Agent.load(sys.argv[1]); "
+    code += "print(type(agent.dreamer.world_model.encoder).__name__)"
+    command = [sys.executable, "-c", code, str(run.dir)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == ["Flat"], done.stderr
+
+
 def test_own_class_without_types(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "untyped_class.py").write_text(
@@ -287,6 +293,13 @@ def test_init_from_loads_what_fits(capsys, run: Run, mine: Path, tmp_path: Path)
     said = capsys.readouterr().out
     assert "initialised " in said
     assert ", skipped world_model.rssm" in said
+    weights = [
+        runfolder.load_tensors(runfolder.latest_complete(folder) / "model.pt")["loop"]["dreamer"]
+        for folder in (run.dir, tmp_path / "new")
+    ]
+    kept = [name for name in weights[1] if name.startswith("world_model.encoder")]
+    assert kept
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in kept)  # the first update changes nothing
     with pytest.raises(UserError, match="no file or run folder"):
         dreamer_lightning.fit(mine / "mine.yaml", init_from="nowhere", run_dir=str(tmp_path / "newer"))
     assert not (tmp_path / "newer").exists()

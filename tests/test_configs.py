@@ -73,6 +73,21 @@ def test_overlays_name_no_module(name: str):
         assert set(content(name)) == {"size"}
 
 
+@pytest.mark.parametrize(
+    ("stack", "want"),
+    [
+        (["dmc.yaml", "efficient.yaml"], {"standardize": True, "imag_last": 8, "actor_gradient": "reinforce"}),
+        (["dmc.yaml", "fast.yaml"], {"imag_last": 0, "train_ratio": 512}),
+        (["dreamerv3.yaml"], {"train_ratio": 1024, "env_steps": 1_100_000, "imag_last": 0}),
+        (["quickstart.yaml"], {"imag_last": 4, "actor_gradient": "dynamics", "max_time": 1080}),
+    ],
+)
+def test_presets_are_what_the_readme_says(stack, want):
+    found = parse(*(word for config in stack for word in ("--config", config)))
+    assert {name: found[name] for name in want} == want
+    assert found["collector"].overlap == ("fast.yaml" in stack)
+
+
 def test_dmc_is_what_the_readme_says():
     options = parse("--config", "dmc.yaml")
     assert (options["env"].task, options["env"].repeat, options["num_envs"]) == ("walker_walk", 2, 4)

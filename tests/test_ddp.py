@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import agreement
 from dreamer_lightning import runfolder
@@ -60,10 +61,20 @@ def test_fit_on_two_processes_writes_one_run_and_resumes_on_one(tmp_path):
         "0",
     ]
     out = run("-m", "dreamer_lightning", "fit", *options, "--run_dir", "run", cwd=tmp_path)
-    assert out.count("forecast: ") <= 2  # rank 0 alone speaks
+    assert out.count("updates to come") == 1  # rank 0 alone speaks
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     steps = [int(float(row.split(",")[rows[0].split(",").index("env_step")])) for row in rows[1:]]
     assert steps == sorted(steps)
+    manifest = runfolder.read_manifest(runfolder.latest_complete(tmp_path / "run"))
+    assert manifest["env_step"] == 1200
+    assert manifest["world_size"] == 2
+    assert {Path(name).parent.name for name in manifest["replay"]} == {"rank-0", "rank-1"}
+    # by the ratio of all ranks' steps; one rank's alone would make half as many, each its own twice
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    batch = config["batch_size"] * config["batch_length"]
+    played = 1200 / config["env"]["init_args"]["repeat"]
+    most = played * config["train_ratio"] / batch
+    assert 0.6 * most < manifest["update"] <= most
     more = ["--resume", "run", "--fabric.devices", "1", "--env_steps", "1400"]
     out = run("-m", "dreamer_lightning", "fit", *more, cwd=tmp_path)
     assert "resumed at update" in out

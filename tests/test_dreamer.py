@@ -1,7 +1,10 @@
 """The agent: which loss reaches which module, what its switches do, and that acting and training see the same model."""
 
+import copy
+
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import tiny
 from dreamer_lightning.dreamer import by_module
@@ -136,14 +139,14 @@ def test_dreams_of_no_length_are_refused():
 def test_same_noise_same_loss_and_training_leaves_the_batch_alone():
     dreamer = tiny.agent()
     data = tiny.batch(dreamer)
-    before = {key: value.clone() for key, value in data.items() if isinstance(value, torch.Tensor)}
+    before = copy.deepcopy(data)
     dreamer.actor_critic.return_norm.requires_grad_(False)
     noise = dreamer.noise(4, 6, torch.Generator().manual_seed(5))
     state = {key: value.clone() for key, value in dreamer.state_dict().items()}
     first = dreamer(data, noise=noise).loss
     dreamer.load_state_dict(state)
     assert torch.equal(first, dreamer(data, noise=noise).loss)
-    assert all(torch.equal(before[key], data[key]) for key in before)
+    assert all(torch.equal(x, y) for x, y in zip(tree_leaves(before), tree_leaves(data), strict=True))
 
 
 def test_acting_step_by_step_is_observing_the_sequence():
@@ -169,7 +172,10 @@ def test_greedy_acting_is_repeatable_but_for_the_latent():
     dreamer = tiny.agent()
     obs = {name: torch.randn(5, *space.shape) for name, space in tiny.SPECS.obs.items()}
     first = torch.ones(5, dtype=torch.bool)
-    one, _ = dreamer.act(obs, dreamer.initial(5), first, torch.Generator().manual_seed(1), greedy=True)
+    one, state = dreamer.act(obs, dreamer.initial(5), first, torch.Generator().manual_seed(1), greedy=True)
+    mode = dreamer.actor_critic.policy(dreamer.world_model.rssm.unpack(state).feat).pred()
+    torch.testing.assert_close(one, mode)
+    assert not torch.allclose(dreamer.act(obs, dreamer.initial(5), first, torch.Generator().manual_seed(1))[0], mode)
     two, _ = dreamer.act(obs, dreamer.initial(5), first, torch.Generator().manual_seed(1), greedy=True)
     assert torch.equal(one, two)
     assert one.abs().max() <= 1

@@ -261,8 +261,9 @@ class Blind(Sample):
         super().__init__()
 
 
-def test_an_environment_that_cannot_be_drawn_plays_all_the_same():
+def test_an_environment_that_cannot_be_drawn_plays_all_the_same(request):
     gymnasium.register("Blind-v0", Blind)
+    request.addfinalizer(lambda: gymnasium.registry.pop("Blind-v0"))
     factory = Gym("Blind-v0")
     env = factory.make(0, pixels_for_video=True)
     assert factory.frame(env) is None

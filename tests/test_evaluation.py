@@ -135,6 +135,8 @@ def test_rollout_of_one_unbatched_environment_with_pictures_and_limits():
     picture = np.zeros((4, 4, 3), np.uint8)
     episode, second = rollout(PerfectDreamer(30, False), env, 2, True, keep=5, frame=lambda env: picture)
     assert (episode.length, episode.kept, len(episode.frames)) == (30, 5, 30)
+    assert not episode.action.any()  # the greedy action of this agent
+    assert rollout(PerfectDreamer(30, False), Clocks(30, False).make(0), 1, False)[0].action.any()
     assert not episode.terminated
     assert episode.last["deter"][0] == 30
     assert second.length == 30

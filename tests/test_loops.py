@@ -279,18 +279,23 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_layers_changed_after_building_are_called(change):
+def test_layers_changed_after_building_are_called(change, monkeypatch):
     """Swapped, parametrized or listened to: the loops, which read weights and call nothing, leave them alone."""
     rssm = make("round")
     assert fast.possible(rssm)
     CHANGES[change](rssm)
     assert not fast.possible(rssm)
+    for name in ("observe", "imagine", "retrace", "act"):
+        monkeypatch.setattr(fast, name, lambda *_, name=name: pytest.fail(f"{name} passed over it"))
+    first = torch.zeros(2, 3, dtype=torch.bool)
+    rssm.observe(rssm.initial(2), torch.zeros(2, 3, 6), torch.randn(2, 3, 24), first, rssm.noise(2, 3))
     with torch.no_grad():
-        rssm.imagine(rssm.initial(3), lambda feat, step: torch.zeros(3, 6), rssm.noise(3, 2))
+        dreamed, _ = rssm.imagine(rssm.initial(3), lambda feat, step: torch.zeros(3, 6), rssm.noise(3, 2))
         packed = rssm.pack(rssm.initial(2))
         given = packed, torch.zeros(2, 6), torch.randn(2, 24), torch.ones(2, dtype=torch.bool), rssm.noise(2)
         assert not fast.can_act(rssm, *given)
         assert torch.equal(rssm.observe_packed(*given)[0], RSSM.observe_packed(rssm, *given)[0])
+    rssm.retrace(dreamed, torch.zeros(3, 3, 6, requires_grad=True))
 
 
 def test_shapes_that_do_not_fit_are_told_not_read():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
 import tempfile
@@ -427,6 +429,31 @@ def test_streams_are_dealt_round_robin(tmp_path):
     for rank, replay in enumerate(halves):
         restore.load(replay, shards, rank, 2)
     assert [owners(replay, 1) for replay in halves] == [[1] * 30, [3] * 30]
+
+
+def test_files_of_a_replay_run_no_code_and_name_none_outside(tmp_path, monkeypatch):
+    class Bait:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "bait"),)
+
+    filled(20).save(tmp_path)
+    bad, real = io.BytesIO(), restore.read
+    torch.save({"segments": [], "rows": Bait()}, bad)
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "read", lambda path, sha: bad.getvalue() if path.suffix == ".pt" else real(path, sha))
+        with pytest.raises(Exception, match="(?i)weights.only"):
+            filled(0).load(tmp_path)
+    assert not (tmp_path / "bait").exists()
+    read = restore._read_manifest
+
+    def elsewhere(folder, wanted):
+        manifest = read(folder, wanted)
+        manifest["files"]["records"][0]["name"] = "../" + manifest["files"]["records"][0]["name"]
+        return manifest
+
+    monkeypatch.setattr(restore, "_read_manifest", elsewhere)
+    with pytest.raises(UserError, match="names a file outside itself"):
+        filled(0).load(tmp_path)
 
 
 def test_few_streams_are_dealt_to_every_process(tmp_path):

@@ -45,7 +45,11 @@ def test_the_next_loss_after_a_resume_is_that_of_the_undisturbed_run(tmp_path, m
     assert len(before) > 20
     assert all(losses(whole)[step] == value for step, value in before.items())  # same seed, same numbers
 
+    last = cut.series("seconds")[1][-1]
     again = dreamer_lightning.fit(resume="cut", env_steps=72)
+    seconds = again.series("seconds")[1]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > last
     after, want = losses(again), losses(whole)
     assert all(after[step] == value for step, value in before.items()), "rows neither lost nor changed"
     # the run stopped before the update that step 64 had paid for; its next row holds that one and the next, as a mean

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import time
 
 import gymnasium
 import numpy as np
@@ -146,3 +149,18 @@ def test_plain_values_come_back_as_they_were():
     assert type(back["f"]) is np.float64
     with pytest.raises(NoState):
         packed({"thing": object()})
+
+
+def test_a_worker_still_answers_after_sigterm():
+    """As when a scheduler stops the whole group: the main process saves first."""
+    env = make_batched(Counting((7,)), 1, 0, "process")
+    try:
+        env.reset()
+        batch = env
+        while hasattr(batch, "base_env"):
+            batch = batch.base_env
+        os.kill(batch._workers[0].pid, signal.SIGTERM)
+        time.sleep(0.3)
+        assert env_states(env)[0] is not None
+    finally:
+        env.close()

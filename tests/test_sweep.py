@@ -65,8 +65,9 @@ def test_one_after_the_other(fake_fit: Path, capfd):
 
 def test_sigterm_stops_the_runs_too(fake_fit: Path):
     """The whole group is stopped as by Ctrl-C; none goes on alone."""
-    slow = "import os, pathlib, sys, time; folder = pathlib.Path(sys.argv[-1]); folder.mkdir(parents=True); "
-    slow += "(folder / 'pid').write_text(str(os.getpid())); time.sleep(60)"
+    slow = "import os, pathlib, signal, sys, time; folder = pathlib.Path(sys.argv[-1]); folder.mkdir(parents=True); "
+    slow += "save = lambda *_: (time.sleep(0.3), (folder / 'saved').touch(), sys.exit(0)); "
+    slow += "signal.signal(signal.SIGTERM, save); (folder / 'pid').write_text(str(os.getpid())); time.sleep(60)"
     (fake_fit.parent / "fake" / "dreamer_lightning" / "__main__.py").write_text(slow)
     script = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
     script += "from dreamer_lightning.commands.sweep import run_all; run_all([0], 1, Path(sys.argv[1]), [])"
@@ -77,6 +78,7 @@ def test_sigterm_stops_the_runs_too(fake_fit: Path):
         time.sleep(0.05)
     process.terminate()
     assert process.wait(20) != 0
+    assert (fake_fit / "seed0" / "saved").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

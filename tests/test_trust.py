@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
+import re
+import signal
+import threading
 from pathlib import Path
 
 import gymnasium
@@ -150,13 +155,96 @@ def test_bad_weights_are_never_saved_over_good_ones(tmp_path, capsys):
 
 
 def test_two_runs_of_a_seed_are_equal_and_deterministic_is_allowed(tmp_path):
-    for name, options in (("one", {}), ("two", {"deterministic": True})):
-        fit(tmp_path / name, env_steps=80, **options)
-    torch.use_deterministic_algorithms(False)
+    fit(tmp_path / "one", env_steps=80)
+    try:
+        fit(tmp_path / "two", env_steps=80, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
     one, two = (rows(tmp_path / name) for name in ("one", "two"))
     assert len(one) > 4
     assert one["loss/total"].notna().any()
     assert one.equals(two)
+
+
+DOC = (Path(__file__).parents[1] / "docs" / "from-trainer.md").read_text()
+HOOKS = re.findall(r"`(on_\w+)`", DOC.split("## Hooks")[1].split("No other hook")[0])
+
+
+class Record:
+    """Notes every hook that the documentation lists."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+
+def note(hook: str):
+    return lambda self, loop, **given: Record.seen.append(hook)
+
+
+for name in HOOKS:
+    setattr(Record, name, note(name))
+
+
+class Ask:
+    def on_train_batch_end(self, loop):
+        if loop.clocks.update == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def with_callback(name: str) -> dict:
+    return {"callbacks": [{"class_path": f"test_trust.{name}"}]}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fit_leaves_what_the_readme_shows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Record, "seen", [])
+    env = {"class_path": "dreamer_lightning.envs.Custom"}
+    env["init_args"] = {"path": "envs_samples:Sample", "kwargs": {"end": 20}}
+    evaluation = {"every": 60, "episodes": 1, "starts": 2, "random_episodes": 1}
+    options = {**OPTIONS, "evaluation": evaluation, "fabric": with_callback("Record")}
+    run = dreamer_lightning.fit("gym.yaml", "debug.yaml", env=env, run_dir=str(tmp_path / "run"), **options)
+    said = capsys.readouterr()
+    assert said.out.count("updates to come") == 1
+    assert all(text in said.out for text in ("random policy: score", "Summary", "run folder"))
+    assert "video not written" not in said.err
+    assert (run.dir / "plots" / "learning_curve.png").is_file()
+    assert list(run.dir.glob("videos/*-episode.mp4"))
+    assert run.series("fps/env")[1]
+    assert set(HOOKS) - set(Record.seen) == {"on_exception", "on_load_checkpoint"}
+    assert (Record.seen[0], Record.seen[-1]) == ("on_fit_start", "on_fit_end")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_sigterm_saves_and_stops_a_run(tmp_path, capsys):
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody caught it"))
+    try:
+        fit(tmp_path / "run", env_steps=10**6, fabric=with_callback("Ask"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "SIGTERM" in capsys.readouterr().out
+    manifest = runfolder.read_manifest(runfolder.latest_complete(tmp_path / "run"))
+    assert manifest["update"] in (5, 6)
+
+
+@pytest.mark.slow  # bfloat16 is a hundred times slower on a CPU
+def test_a_run_in_bf16_mixed(tmp_path):
+    evaluation = {"every": 60, "episodes": 1, "starts": 2}
+    run = fit(tmp_path / "run", fabric={"precision": "bf16-mixed"}, env_steps=80, evaluation=evaluation)
+    losses = run.series("loss/total")[1]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    assert run.series("eval/greedy_score")[1]
+
+
+def test_collecting_in_the_background_saves_goes_on_and_ends(tmp_path, monkeypatch):
+    """Environments are closed in the thread that made them; a batch in flight costs an episode, not the run."""
+    closed: list[str] = []
+    monkeypatch.setattr(Trouble, "close", lambda self: closed.append(threading.current_thread().name))
+    fit(tmp_path / "run", collector={"overlap": True}, checkpoint={"every": 40})
+    assert sum(name.startswith("collect") for name in closed) >= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("collect")]
+    dreamer_lightning.fit(resume=str(tmp_path / "run"), env_steps=160)
+    assert saved_at(tmp_path / "run") == 160
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The update with fixed buffers, which a CUDA graph needs, equals the plain one."""
 
+import copy
+
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -25,7 +27,7 @@ def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda d
     dreamer = tiny.agent()
     dreamer = dreamer.to(fabric.device)
     module, optimizer = fabric.setup(
-        forward(dreamer), LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr)
+        forward(dreamer), LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr, warmup=0)
     )
     replay = Replay(capacity=1000, batch_size=4, length=LENGTH, num_streams=STREAMS, seed=1)
     rssm = dreamer.world_model.rssm
@@ -43,6 +45,17 @@ def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda d
 def stored(update):
     """The deterministic states in the replay."""
     return update.replay.data["latent", "deter"][:, :STEPS]
+
+
+def assert_moved_alike(one, two, start, share):
+    """Weights have moved, and by the same, but for a share of the way."""
+    moved = 0.0
+    for (name, p), q in zip(one.dreamer.named_parameters(), two.dreamer.parameters(), strict=True):
+        way = (p - start[name]).norm()
+        assert (p - q).norm() <= share * way + 1e-6, name
+        moved = max(moved, float(way))
+    assert moved > 1e-3
+    torch.testing.assert_close(stored(one), stored(two), rtol=share, atol=share)
 
 
 def assert_same(one, two, **tolerance):
@@ -64,11 +77,15 @@ def test_a_compiled_forward_changes_nothing_but_the_order_of_sums():
         return graph
 
     plain, graph = make(Update), make(Update, forward=lambda dreamer: torch.compile(dreamer, backend=backend))
-    for _ in range(3):
+    start = copy.deepcopy(plain.dreamer.state_dict())
+    for i in range(3):
         a, b = plain(), graph()
         assert a.keys() == b.keys()
+        if not i:
+            for key in a:
+                torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5, msg=key)
     assert len(calls) == 1  # one graph, without a break, made once
-    assert_same(plain, graph, rtol=1e-3, atol=2e-4)
+    assert_moved_alike(plain, graph, start, 0.05)
 
 
 def test_compiling_for_a_cpu_is_refused():
@@ -107,15 +124,17 @@ def test_capture_is_refused_where_it_cannot_be():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("bf16-mixed", 2e-2)])
-def test_captured_updates_equal_plain_ones(precision, tolerance):
+@pytest.mark.parametrize(("precision", "share"), [("32-true", 0.05), ("bf16-mixed", 0.2)])
+def test_captured_updates_equal_plain_ones(precision, share):
     plain, captured = (make(kind, "cuda", precision, lr=1e-4) for kind in (Update, StaticUpdate))
     check_capture(captured.fabric, captured.optimizer)
+    start = copy.deepcopy(plain.dreamer.state_dict())
     for _ in range(10):
-        plain(), captured()
+        a, b = plain(), captured()
         captured.finish()
+        torch.testing.assert_close(a["loss/total"], b["loss/total"], rtol=share, atol=share)
     assert captured.graph is not None
-    assert_same(plain, captured, rtol=tolerance, atol=tolerance)
+    assert_moved_alike(plain, captured, start, share)
 
 
 class Devices(TorchDispatchMode):
@@ -136,7 +155,7 @@ class Devices(TorchDispatchMode):
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 @pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE, IMAGES], ids=["vectors", "discrete", "images"])
-def test_an_update_never_waits_for_its_device(specs, gradient):
+def test_an_update_never_waits_for_its_device(specs, gradient, monkeypatch):
     """On the meta device no number is known: whatever asks for one, which would stall a GPU and break a CUDA graph,
     fails there; so do operations between it and the host."""
     dreamer = tiny.agent(specs, {"decoder": DictDecoder, "encoder": DictEncoder}, actor_gradient=gradient)
@@ -147,6 +166,8 @@ def test_an_update_never_waits_for_its_device(specs, gradient):
     update = StaticUpdate(Fabric(accelerator="cpu"), dreamer, dreamer, optimizer, None, None)
     noise = Noise(*(x.to("meta") for x in noise))
     update.step(batch, noise)
+    for name in ("as_tensor", "tensor"):  # would copy a number from the host; on meta there is nothing to copy
+        monkeypatch.setattr(torch, name, lambda value, *_, name=name, **__: pytest.fail(f"torch.{name}({value})"))
     with Devices() as devices:
         update.step(batch, noise)
     assert devices.count > 1000

@@ -1,11 +1,14 @@
 """The world model as a LightningModule of its own."""
 
+import copy
+
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import tiny
+from dreamer_lightning.commands.initialise import load_fitting
 from dreamer_lightning.types import Specs
 from dreamer_lightning.world_model import WorldModel
 
@@ -73,6 +76,12 @@ def test_lightning_trainer_trains_a_world_model_alone_and_its_weights_load(tmp_p
         cont=lambda f: parts.cont,
     )
     assert again.specs == tiny.SPECS
+    agent = tiny.agent()
+    before = copy.deepcopy(agent.state_dict())
+    load_fitting(agent, str(path))
+    after = agent.state_dict()
+    assert all(torch.equal(after[f"world_model.{name}"], value) for name, value in model.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision.amp import MixedPrecision
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -197,6 +198,16 @@ class StaticUpdate(Update):
     def finish(self) -> None:
         fetched, self.pending = self.pending, None
         self.write(fetched)
+
+
+def as_they_are(fabric: Fabric) -> None:
+    """Let the training forward have its inputs in float32 under mixed precision, too.
+
+    Autocast casts what enters each product. Fabric rounds to 16 bits whatever enters the module, also what is a target
+    or a random draw: rewards and latent noise would keep eight bits.
+    """
+    if isinstance(fabric._precision, MixedPrecision):
+        fabric._precision.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def compiled(fabric: Fabric, dreamer: Dreamer) -> Any:

@@ -47,9 +47,10 @@ def time_replay(replay: Replay, records: TensorDictBase, latents: dict[str, torc
     rows = records.reshape(-1).set(STREAM, torch.arange(streams))
     index = replay.sample()["index"]
     times = max(20, 5 * repeats)
-    sample_ms = median_ms(replay.sample, CPU, times)
-    add_ms = median_ms(lambda: replay.extend(rows), CPU, times)
-    write_ms = median_ms(lambda: replay.write_latents(index, latents), CPU, times)
+    device = replay.storage.device
+    sample_ms = median_ms(replay.sample, device, times)
+    add_ms = median_ms(lambda: replay.extend(rows), device, times)
+    write_ms = median_ms(lambda: replay.write_latents(index, latents), device, times)
     return {
         "replay_sample_ms": sample_ms,
         "replay_add_us": 1e3 * add_ms / streams,

@@ -32,7 +32,7 @@ class Mean:
             [torch.as_tensor(v, dtype=torch.float32, device=device).detach().reshape(()) for v in metrics.values()]
         )
         group = self.groups.setdefault(tuple(metrics), [torch.zeros_like(vector), 0])
-        group[0] = group[0] + vector
+        group[0] = group[0].to(vector.device) + vector  # sums of a resumed run come from the host
         group[1] += 1
 
     def pop(self, reduce=None) -> dict[str, float]:

@@ -55,6 +55,7 @@ from dreamer_lightning.types import (
     Specs,
     UserError,
 )
+from dreamer_lightning.updates import as_they_are
 
 
 def build_fabric(options: FabricOptions) -> Fabric:
@@ -89,6 +90,9 @@ def build_fabric(options: FabricOptions) -> Fabric:
         )
     except (ValueError, TypeError, RuntimeError) as error:  # what Fabric refuses, and why, in its first line
         raise UserError(f"--fabric: {str(error).splitlines()[0]}") from error
+    as_they_are(fabric)
+    if fabric.device.type == "cuda" and str(fabric._precision.precision).endswith("-mixed"):
+        torch.set_float32_matmul_precision("high")  # TF32 where a scan stays in float32: as exact as bfloat16 and more
     fabric.launch()
     return fabric
 
@@ -198,31 +202,6 @@ def play_randomly(
     images = any(space.image for space in specs.obs.values())
     guarded = lambda factory: Guard(factory, {"seed": seed}, 0, failures)  # noqa: E731 (it may fail here, too)
     return random_score(env, seed, 1 if images else options.random_episodes, make=guarded)[0]
-
-
-def check_counts(**options: int | None) -> None:
-    """Whether all of these are 1 or more, where they are given.
-
-    Raises:
-        UserError: one is not.
-    """
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('__', '.')}: {value} is too few; give 1 or more")
-
-
-def check_start(replay: Replay, learning_starts: int) -> None:
-    """Whether learning can ever start.
-
-    Raises:
-        UserError: the replay never holds that many sequences.
-    """
-    most = replay.num_streams * (replay.slots - replay.length + 1)
-    if learning_starts > most:
-        raise UserError(
-            f"--learning_starts: {learning_starts} sequences are waited for, and the replay of {replay.num_streams} "
-            f"environments never holds more than {most}; lower it, or raise --replay.capacity"
-        )
 
 
 def build_evaluator(

@@ -24,13 +24,12 @@ from dreamer_lightning.commands.build import (
     build_fabric,
     build_replay,
     build_tracking,
-    check_counts,
-    check_start,
     example_record,
     hardware,
     play_randomly,
     probe,
 )
+from dreamer_lightning.commands.checks import check_counts, check_start
 from dreamer_lightning.commands.diagnose import closing
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dreamer_lightning.data.collect import carried_state, set_carried_state
-from dreamer_lightning.data.overlap import Overlap
 from dreamer_lightning.envs.guarded import env_states, set_env_states
 from dreamer_lightning.envs.snapshot import packed, unpacked
 
@@ -66,9 +65,6 @@ def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool =
         carry: of ``to_records``.
         exact: False after a batch that broke off: environments and what is carried no longer fit together.
     """
-    if isinstance(collector, Overlap):  # the batch in flight is in no replay yet
-        collector.settle()
-        exact = False
     if hasattr(collector, "settle"):  # it is a batch ahead, which the checkpoint will not have
         collector.settle()
         exact = False

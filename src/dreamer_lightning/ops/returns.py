@@ -24,8 +24,8 @@ def lambda_return(
         lam: trace decay; a tensor where a trace must be cut (0 at an episode's last state).
     Source: DreamerV3, equation 7; danijar/dreamerv3@e3f0224 dreamerv3/agent.py.
     """
-    lam = torch.as_tensor(lam, dtype=boot.dtype, device=boot.device).expand_as(boot)
-    through = (live * lam).unbind(-1)
+    lam = lam.to(boot) if isinstance(lam, Tensor) else torch.full_like(boot, lam)  # no number is copied from the host
+    through = (live * lam.expand_as(boot)).unbind(-1)
     interim = (reward + live * (1 - lam) * boot).unbind(-1)
     ret, out = boot[..., -1], []
     for j in range(boot.shape[-1] - 1, 0, -1):
