@@ -53,7 +53,7 @@ def assert_moved_alike(one, two, start, share):
     for (name, p), q in zip(one.dreamer.named_parameters(), two.dreamer.parameters(), strict=True):
         way = (p - start[name]).norm()
         assert (p - q).norm() <= share * way + 1e-6, name
-        moved = max(moved, float(way))
+        moved = max(moved, way.item())
     assert moved > 1e-3
     torch.testing.assert_close(stored(one), stored(two), rtol=share, atol=share)
 
