@@ -25,7 +25,7 @@ SIZES = {
     "round": {"deter": 64, "hidden": 32, "stoch": 8, "classes": 4},
     "odd": {"deter": 45, "hidden": 9, "stoch": 5, "classes": 3, "blocks": 5},
     "wide": {"deter": 264, "hidden": 70, "stoch": 3, "classes": 17, "blocks": 2},
-    "whole": {"deter": 96, "hidden": 8, "stoch": 2, "classes": 3, "blocks": 1},
+    "whole": {"deter": 160, "hidden": 16, "stoch": 2, "classes": 3, "blocks": 1},
 }
 ROWS = (1, 7, 16, 45)  # below, at and above the rows that are worked on at once, and the dreams of a block
 
