@@ -83,7 +83,7 @@ def faulty(fault, **kwargs):
     ],
 )
 def test_a_failed_environment_is_made_anew_and_its_episode_is_cut(backend, fault):
-    failures = Failures(limit=9, timeout={"raise": 60, "hang": 1}.get(fault, 60) if backend == "serial" else 3)
+    failures = Failures(limit=9, timeout={"raise": 60, "hang": 0.3}[fault] if backend == "serial" else 3)
     env = make_batched(faulty(fault), 1, 0, backend, failures=failures)
     try:
         wire = play(env, 20 if backend == "serial" else 11)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched
+from dreamer_lightning.envs import DMC, Atari, Custom, Gym, guarded, make_batched
 from dreamer_lightning.envs.base import random_action, specs_of, step
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.guarded import env_states, set_env_states
@@ -156,10 +156,7 @@ def test_a_worker_still_answers_after_sigterm():
     env = make_batched(Counting((7,)), 1, 0, "process")
     try:
         env.reset()
-        batch = env
-        while hasattr(batch, "base_env"):
-            batch = batch.base_env
-        os.kill(batch._workers[0].pid, signal.SIGTERM)
+        os.kill(guarded._batch(env)._workers[0].pid, signal.SIGTERM)
         time.sleep(0.3)
         assert env_states(env)[0] is not None
     finally:
