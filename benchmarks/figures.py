@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from dreamer_lightning.callbacks.curve import learning_curve
-from dreamer_lightning.commands.compare import number
+from dreamer_lightning.commands.compare import fewer, number
 from dreamer_lightning.evaluation.gap import ERROR_STEPS
 from dreamer_lightning.results.comparison import MILESTONES, records
 from dreamer_lightning.results.diagnosis import read_metrics
@@ -89,9 +89,11 @@ def table(found: list[Row]) -> str:
 def score(record: dict[str, Any], step: int) -> str:
     """Mean over seeds, with the bootstrap interval of the interquartile mean where there are several."""
     low, high = record[f"iqm_low@{step}"], record[f"iqm_high@{step}"]
-    count = record[f"n@{step}"]
-    some = f" (n={count})" if 0 < count < record["n"] else ""
-    return number(record[f"score@{step}"], 0) + some + ("" if math.isnan(low) else f" [{low:.0f}-{high:.0f}]")
+    return (
+        number(record[f"score@{step}"], 0)
+        + fewer(record, step)
+        + ("" if math.isnan(low) else f" [{low:.0f}-{high:.0f}]")
+    )
 
 
 def reached(record: dict[str, Any], share: int) -> str:

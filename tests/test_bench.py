@@ -43,7 +43,9 @@ def test_the_command_measures_a_config_beside_torchrl(capsys):
     assert all(own[name] > 0 for name in FIELDS - {"compile_s", "device", "precision", "mode"})
     assert (own["device"], own["precision"], own["mode"], own["compile_s"]) == ("cpu", "32-true", MODE, 0)
     assert own["update_floor_ratio"] == pytest.approx(own["update_ms"] / own["floor_ms"])
+    assert own["floor_ms"] < own["update_ms"]
     assert all(own[name] > 0 for name in PARTS)
+    assert 0.3 < sum(own[name] for name in PARTS) / own["update_ms"] < 3  # of other updates, a few at a time
     assert 0 < own["update_share"] <= 1
     (other,) = (row for row in rows if row["system"] == "torchrl")
     assert other["params"] == own["params"]
@@ -77,19 +79,17 @@ def test_a_section_pays_for_itself_alone():
         def part(self):
             time.sleep(0.05)
 
-    start = time.perf_counter()
     work, shares = Work(), timing.Shares(CPU)
     with shares.watching([("part", (work, "part"))]), shares.section("whole"):
         work.whole()
-    assert shares.seconds["part"] >= 0.05
-    assert shares.seconds["whole"] >= 0.02
-    assert sum(shares.seconds.values()) <= time.perf_counter() - start  # nothing is counted twice
+    assert 0.05 <= shares.seconds["part"] < 0.07
+    assert 0.02 <= shares.seconds["whole"] < 0.045
     assert "part" not in vars(work)
 
 
 def test_a_rate_goes_on_for_as_long_as_told():
     start = time.perf_counter()
-    assert timing.rate(lambda: time.sleep(0.01) or 3, CPU, 0.1) <= 300
+    assert timing.rate(lambda: time.sleep(0.01) or 3, CPU, 0.1) == pytest.approx(300, rel=0.3)
     assert time.perf_counter() - start > 0.1
 
 

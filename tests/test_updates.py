@@ -47,7 +47,7 @@ def stored(update):
     return update.replay.data["latent", "deter"][:, :STEPS]
 
 
-def assert_moved_alike(one, two, start, share):
+def assert_moved_alike(one, two, start, share, atol):
     """Weights have moved, and by the same, but for a share of the way."""
     moved = 0.0
     for (name, p), q in zip(one.dreamer.named_parameters(), two.dreamer.parameters(), strict=True):
@@ -55,7 +55,7 @@ def assert_moved_alike(one, two, start, share):
         assert (p - q).norm() <= share * way + 1e-6, name
         moved = max(moved, way.item())
     assert moved > 1e-3
-    torch.testing.assert_close(stored(one), stored(two), rtol=share, atol=share)
+    torch.testing.assert_close(stored(one), stored(two), rtol=1e-3, atol=atol)
 
 
 def assert_same(one, two, **tolerance):
@@ -85,7 +85,7 @@ def test_a_compiled_forward_changes_nothing_but_the_order_of_sums():
             for key in a:
                 torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5, msg=key)
     assert len(calls) == 1  # one graph, without a break, made once
-    assert_moved_alike(plain, graph, start, 0.05)
+    assert_moved_alike(plain, graph, start, 0.05, atol=2e-4)
 
 
 def test_compiling_for_a_cpu_is_refused():
@@ -124,8 +124,8 @@ def test_capture_is_refused_where_it_cannot_be():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "share"), [("32-true", 0.05), ("bf16-mixed", 0.2)])
-def test_captured_updates_equal_plain_ones(precision, share):
+@pytest.mark.parametrize(("precision", "share", "tolerance"), [("32-true", 0.05, 1e-4), ("bf16-mixed", 0.2, 2e-2)])
+def test_captured_updates_equal_plain_ones(precision, share, tolerance):
     plain, captured = (make(kind, "cuda", precision, lr=1e-4) for kind in (Update, StaticUpdate))
     check_capture(captured.fabric, captured.optimizer)
     start = copy.deepcopy(plain.dreamer.state_dict())
@@ -134,7 +134,7 @@ def test_captured_updates_equal_plain_ones(precision, share):
         captured.finish()
         torch.testing.assert_close(a["loss/total"], b["loss/total"], rtol=share, atol=share)
     assert captured.graph is not None
-    assert_moved_alike(plain, captured, start, share)
+    assert_moved_alike(plain, captured, start, share, atol=tolerance)
 
 
 class Devices(TorchDispatchMode):

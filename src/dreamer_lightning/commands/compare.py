@@ -103,12 +103,12 @@ def score_table(table: list[dict[str, Any]], benchmark: str, window: int) -> Tab
     steps = _known(table, "score")
     _columns(out, "task", "method", "seeds", right=[HEADS[step] for step in steps])
     for record in table:
-        cells = [number(record[f"score@{step}"], 1) + _fewer(record, step) for step in steps]
+        cells = [number(record[f"score@{step}"], 1) + fewer(record, step) for step in steps]
         out.add_row(record["task"], record["method"], record["seeds"], *cells)
     return out
 
 
-def _fewer(record: dict[str, Any], step: int) -> str:
+def fewer(record: dict[str, Any], step: int) -> str:
     """How many seeds have come so far, where it is not all of them."""
     count = record[f"n@{step}"]
     return f" (n={count})" if 0 < count < record["n"] else ""
