@@ -201,7 +201,7 @@ def test_trap_15_train_ratio_counts_agent_steps_not_frames(monkeypatch, repeat, 
     this = loop.Loop(
         fabric=fabric,
         **parts,
-        optimizer=None,
+        optimizer=SimpleNamespace(param_groups=[]),
         collector=None,
         env_factory=SimpleNamespace(repeat=repeat),
         schedule=Schedule(train_ratio=512, batch_steps=1024),
