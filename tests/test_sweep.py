@@ -46,7 +46,8 @@ def fake_fit(tmp_path: Path, monkeypatch) -> Path:
 
 
 def sweep(folder: Path, *args: str) -> int:
-    return cli.main(["sweep", *args, "--run_dir", str(folder), "--config", "dmc.yaml", "--env.task", "reacher_easy"])
+    env = ["--config", "dmc.yaml", "--env.task", "reacher_easy"]  # first: an overlay in args wins
+    return cli.main(["sweep", "--run_dir", str(folder), *env, *args])
 
 
 def times(folder: Path, seed: int) -> tuple[float, float]:

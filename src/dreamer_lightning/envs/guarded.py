@@ -83,7 +83,7 @@ class Guard(EnvBase):
         super().__init__(device=env.device, batch_size=())
         self.__dict__.update(inner=env, factory=factory, kwargs=dict(kwargs), index=index, failures=failures)
         self.__dict__.update(in_a_row=0, made=1, seed=kwargs["seed"], steps=0)
-        self.__dict__["patience"] = failures.timeout if failures else None  # in a worker the main process has it
+        self.__dict__["patience"] = failures.timeout if failures else None  # seconds; ``Workers`` has it for its own
         self.observation_spec = env.observation_spec.clone()
         self.full_action_spec = env.full_action_spec.clone()
         self.full_reward_spec = env.full_reward_spec.clone()

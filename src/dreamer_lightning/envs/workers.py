@@ -222,6 +222,7 @@ class _Worker:
         if hasattr(signal, "alarm"):  # so is SIGTERM, but it may also be the main process that gives us up
             signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SAVING))
         env = self._telling(Guard)(self.factory, kwargs, index, self.failures)
+        env.__dict__["patience"] = None  # the main process has it, and the alarm here is SIGTERM's
         env.__dict__["_step"] = self._telling(env._step)
         env.__dict__["_reset"] = self._telling(env._reset)
         return env
