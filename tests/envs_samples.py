@@ -97,3 +97,6 @@ class Lib(EnvBase):
 
     def _set_seed(self, seed):
         self.generator = torch.Generator().manual_seed(seed)
+
+
+gymnasium.register("Registered-v0", "envs_samples:Sample", max_episode_steps=9)  # for Gym("envs_samples:Registered-v0")

@@ -206,6 +206,8 @@ def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
     [
         (lambda: DMC("walker_wlak").make(0), ["env.task", "walker_wlak", "walker_walk"]),
         (lambda: Gym("CartPol-v1").make(0), ["env.task", "CartPol-v1", "CartPole-v1"]),
+        (lambda: Gym("no_such:CartPole-v1").make(0), ["env.task", "cannot import no_such", "No module named"]),
+        (lambda: Gym("envs_samples:Registered-v7").make(0), ["env.task", "Registered-v7", "Registered-v0"]),
         (lambda: Gym("Pendulum-v1", kwargs={"gravity": 1}).make(0), ["env.kwargs", "gravity"]),
         (lambda: Atari("pongg").make(0), ["env.task", "pongg", "did you mean pong?"]),
         (lambda: Atari(actions="some"), ["env.actions", "needed"]),
@@ -218,7 +220,8 @@ def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
         (lambda: sample(kwargs={"speed": 1}).make(0), ["env.kwargs", "speed"]),
         (lambda: sample("taken").make(0), ["prev_action", "rename it", "env.hide"]),
         (lambda: sample("private").make(0), ["_x", "rename it", "env.hide"]),
-        (lambda: sample("text").make(0), ["observation", "Text"]),
+        (lambda: sample("text").make(0), ["observation", "Text", "env.hide"]),
+        (lambda: sample("text", hide=["observation"]).make(0), ["no observation is left", "hide"]),
         (lambda: sample(action="integers").make(0), ["actions", "int32"]),
         (lambda: make_batched(sample(kwargs={"bad": "nan"}), 1, 0).rollout(9), ["observation is NaN", "step 3"]),
         (lambda: make_batched(sample(kwargs={"bad": "reward"}), 1, 0).rollout(9), ["reward is NaN", "step 3"]),
@@ -231,6 +234,19 @@ def test_mistakes_get_one_line(make, words):
         make()
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_gymnasium_id_with_its_module():
+    env = Gym("envs_samples:Registered-v0").make(0)
+    assert env.rollout(2)["next", "observation"].shape == (2, 3)
+    assert Gym("envs_samples:Registered-v0").name == "Registered-v0"
+
+
+@pytest.mark.parametrize("options", [{"hide": ["observation"]}, {"vectors": False}])
+def test_a_hidden_observation_may_be_of_any_kind(options):
+    env = sample("text", pixels=True, **options).make(0)
+    assert list(env.observation_spec.keys()) == ["image"]
+    assert env.rollout(2)["next", "image"].shape == (2, 64, 64, 3)
 
 
 def test_atari_without_ale_py_names_the_extra(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -13,10 +14,11 @@ from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.rendering import probe_gl
-from dreamer_lightning.envs.transforms import Wire
+from dreamer_lightning.envs.transforms import Wire, hidden
 from dreamer_lightning.types import LOG_PREFIX, UserError
 
 _PREFIX = "obs:"  # TorchRL renames an observation called "state"; with a prefix nothing is renamed
+_READ = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # kinds of observations
 
 
 class Gym(EnvFactory):
@@ -69,8 +71,14 @@ class Gym(EnvFactory):
         kwargs = dict(self.kwargs)
         if self.time_limit is not None:
             kwargs["max_episode_steps"] = self.time_limit
+        module, _, name = self.task.rpartition(":")
         try:
-            spec = gymnasium.spec(self.task)
+            if module:  # it registers its environments; gymnasium.spec takes the id alone
+                importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"env.task: {self.task}: cannot import {module}: {_line(error)}") from error
+        try:
+            spec = gymnasium.spec(name)
             if draw and "mujoco" in str(spec.entry_point):
                 probe_gl()
             if draw:
@@ -79,9 +87,9 @@ class Gym(EnvFactory):
         except gymnasium.error.DependencyNotInstalled as error:
             raise UserError(f"env.task: {self.task} needs a package that is not installed: {_line(error)}") from error
         except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error, ModuleNotFoundError) as error:
-            if self.task in gymnasium.registry:  # it is there, what it is made of is not
+            if name in gymnasium.registry:  # it is there, what it is made of is not
                 raise UserError(f"env.task: {self.task} cannot be made: {_line(error)}") from error
-            near = get_close_matches(self.task, list(gymnasium.registry), 3, 0.5)
+            near = get_close_matches(name, list(gymnasium.registry), 3, 0.5)
             hint = f"; did you mean {', '.join(near)}?" if near else f" ({_line(error)})"
             raise UserError(f"env.task: no gymnasium environment {self.task!r}{hint}") from error
         except (TypeError, ValueError) as error:
@@ -104,7 +112,7 @@ def wire_gym(
     pixels: bool = False,
 ) -> EnvBase:
     """A gymnasium environment on the wire: checked and flattened, TorchRL's wrapper, our one transform."""
-    strict = Strict(env, log_info, image_size)
+    strict = Strict(env, log_info, image_size, hide)
     strict.reset(seed=seed)
     wrapped = GymWrapper(strict, frame_skip=repeat, categorical_action_encoding=True)
     camera = (lambda: resize(_rendered(env), image_size)) if pixels else None
@@ -130,17 +138,19 @@ class Strict(gymnasium.Wrapper):
         env: any gymnasium environment with Box, Discrete, MultiDiscrete or MultiBinary leaves.
         log_info: names of info entries; an entry that is missing at a step counts as 0.
         image_size: height and width to which images are resized; 0 keeps them.
+        hide: names or patterns of observations that may be of any kind: what cannot be read is left out.
 
     Raises:
         UserError: a space is not supported; at run time, an observation of another shape (key and step named).
     """
 
-    def __init__(self, env: gymnasium.Env, log_info: Sequence[str] = (), image_size: int = 0):
+    def __init__(self, env: gymnasium.Env, log_info: Sequence[str] = (), image_size: int = 0, hide: Sequence[str] = ()):
         super().__init__(env)
         self.log_info, self.steps = list(log_info), 0
         self.root = "image" if _picture(env.observation_space) else "observation"
         self.leaves = dict(_flatten(env.observation_space, self.root))
-        self.readers = {name: _reader(name, space, image_size) for name, space in self.leaves.items()}
+        told = {name: space for name, space in self.leaves.items() if isinstance(space, _READ) or not hidden(name, hide)}
+        self.readers = {name: _reader(name, space, image_size) for name, space in told.items()}
         flat = {_PREFIX + name: reader[0] for name, reader in self.readers.items()}
         flat |= {_PREFIX + LOG_PREFIX + name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in self.log_info}
         self.observation_space = spaces.Dict(flat)
@@ -168,14 +178,14 @@ class Strict(gymnasium.Wrapper):
                 f"observation_space says {', '.join(self.leaves)}"
             )
         out = {}
-        for name, space in self.leaves.items():
-            value = np.asarray(flat[name])
-            if value.shape != space.shape:
+        for name, (_, read) in self.readers.items():
+            value, shape = np.asarray(flat[name]), self.leaves[name].shape
+            if value.shape != shape:
                 raise UserError(
                     f"env: observation {name!r} has shape {value.shape} at step {self.steps}; "
-                    f"observation_space says {space.shape}"
+                    f"observation_space says {shape}"
                 )
-            out[_PREFIX + name] = self.readers[name][1](value)
+            out[_PREFIX + name] = read(value)
         for name in self.log_info:
             entry: Any = info
             for part in name.split("/"):
@@ -210,7 +220,8 @@ def _reader(name: str, space: spaces.Space, image_size: int) -> tuple[spaces.Spa
         return spaces.MultiDiscrete(np.full(space.shape, 2)), lambda x: np.array(x, np.int64)
     if not isinstance(space, spaces.Box):
         raise UserError(
-            f"env: observation {name!r} is a {type(space).__name__}; Box, Discrete, MultiDiscrete, Dict work"
+            f"env: observation {name!r} is a {type(space).__name__}; Box, Discrete, MultiDiscrete, Dict work "
+            "(env.hide leaves it out)"
         )
     if _picture(space):
         picture = resize(np.zeros(space.shape, np.uint8), image_size)

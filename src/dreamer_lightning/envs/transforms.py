@@ -36,6 +36,11 @@ Camera = Callable[[], np.ndarray]
 Repair = Callable[[str, int], None]  # told the name and the step of numbers that were replaced by 0
 
 
+def hidden(name: str, patterns: Sequence[str]) -> bool:
+    """Whether an observation is among the names or patterns (``re.fullmatch``) to leave out."""
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
 class Wire(Transform):
     """Renames, casts and checks what an environment returns; scales and clips what it is given.
 
@@ -69,8 +74,7 @@ class Wire(Transform):
         specs: dict[str, TensorSpec] = {}
         for key, spec in env.observation_spec.items(True, True):
             name = (key if isinstance(key, str) else "/".join(key)).removeprefix(prefix)
-            hidden = any(re.fullmatch(pattern, name) for pattern in hide)
-            if hidden or isinstance(spec, NonTensor) or spec.shape.numel() == 0:
+            if hidden(name, hide) or isinstance(spec, NonTensor) or spec.shape.numel() == 0:
                 continue
             specs[name], read = _observation(spec)
             self.reads.append((key, name, read))
