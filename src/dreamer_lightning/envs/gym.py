@@ -149,8 +149,11 @@ class Strict(gymnasium.Wrapper):
         self.log_info, self.steps = list(log_info), 0
         self.root = "image" if _picture(env.observation_space) else "observation"
         self.leaves = dict(_flatten(env.observation_space, self.root))
-        told = {name: space for name, space in self.leaves.items() if isinstance(space, _READ) or not hidden(name, hide)}
-        self.readers = {name: _reader(name, space, image_size) for name, space in told.items()}
+        self.readers = {
+            name: _reader(name, space, image_size)
+            for name, space in self.leaves.items()
+            if isinstance(space, _READ) or not hidden(name, hide)
+        }
         flat = {_PREFIX + name: reader[0] for name, reader in self.readers.items()}
         flat |= {_PREFIX + LOG_PREFIX + name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in self.log_info}
         self.observation_space = spaces.Dict(flat)
