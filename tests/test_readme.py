@@ -1,4 +1,4 @@
-"""Every example and command of the README does what it says."""
+"""Every example and command of the README does what it says; those of docs/ parse."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from dreamer_lightning import cli, configfiles
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+COMMANDS = "fit|evaluate|dream|bench|parity|compare|sweep|yardstick|diagnose"
+# what stands for words of the reader's, or is told of because it is refused
+READERS = r"\.\.\.|\b(NAME|OPTS|FILE|N)\b|corridor|fourier|--resume$|--episodes|--help|\.help"
 SMALL = {"updates": 2, "env_steps": 100_000, "evaluation": {"every": 0}, "wandb": {"mode": "disabled"}}
 
 
@@ -45,24 +49,34 @@ def test_swapping_an_encoder_by_config_alone(tmp_path, monkeypatch):
 
 
 def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for text in blocks("bash") for line in text.splitlines()]
-    inline = re.findall(r"`(fit --[^`]*)`", README)
-    return [line for line in lines if line] + inline
+    return [line.split(" #")[0].strip() for text in blocks("bash") for line in text.splitlines() if line]
 
 
 def test_the_readme_names_commands():
     assert {"make train", "make test"} <= set(commands())
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if "fit --config" in c])
-def test_fit_commands_parse(command, capsys):
-    words = shlex.split(command)
-    words = words[words.index("fit") :]
-    for name in (word for word in words if word.endswith(".yaml")):
-        if name not in ("corridor.yaml", "fourier.yaml"):  # these are files of the reader's
-            assert configfiles.find(name)
-    if not {"corridor.yaml", "fourier.yaml"} & set(words):
-        cli.parse("fit", [word for word in words[1:] if word not in ("--print_config", "--help")])
+def typed(page: str) -> set[str]:
+    """Commands of the program on a page: in a block after ``-m dreamer_lightning``, or in a line's back quotes."""
+    fenced = "\n".join(re.findall(r"```\w*\n(.*?)```", page, re.DOTALL))
+    found = re.findall(r"-m dreamer_lightning (.+)", fenced)
+    found += re.findall(rf"`(?:python -m dreamer_lightning )?((?:{COMMANDS}) [^`]*)`", page)
+    return {line.split(" #")[0].strip() for line in found}
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in sorted(set().union(*map(typed, PAGES.values()))) if not re.search(READERS, line)]
+)
+def test_commands_parse(line):
+    name, *words = shlex.split(line)
+    cli.parse(name, [word for word in words if word != "--print_config"])
+
+
+def test_shipped_configs_that_pages_name_are_there():
+    names = {name for line in set().union(*map(typed, PAGES.values())) for name in re.findall(r"[\w/]+\.yaml", line)}
+    own = {"corridor.yaml", "fourier.yaml"}  # files of the reader's
+    assert len(names - own) > 5
+    assert all(configfiles.find(name) for name in names - own)
 
 
 def test_make_targets_exist():
