@@ -60,10 +60,10 @@ class Update:
             for buffer, value in zip(self.moving, held, strict=True):
                 buffer.copy_(value)
             return {}
+        self.apply()  # launched before the latents are waited for
         if well:
             self.sanity.in_a_row = 0
             self.replay.write_latents(index, output.latents)
-        self.apply()
         return {**output.metrics, "opt/grad_norm": norm}
 
     def step(self, batch: Any, noise: Noise | None) -> tuple[dict[str, Tensor], Metrics]:
