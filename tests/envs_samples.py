@@ -19,6 +19,10 @@ ACTIONS = {
     "same": spaces.MultiDiscrete([3, 3]),
     "binary": spaces.MultiBinary(3),
     "integers": spaces.Box(0, 5, (2,), np.int32),
+    "half": spaces.Box(np.array([10.0, -np.inf], np.float32), np.array([np.inf, -5.0], np.float32)),
+    "one": spaces.MultiDiscrete([3], start=[5]),
+    "bit": spaces.MultiBinary(1),
+    "many": spaces.MultiDiscrete([2 + i % 7 for i in range(120)]),
 }
 OBSERVATIONS = {
     "vector": spaces.Box(-1, 1, (3,), np.float64),
@@ -26,6 +30,7 @@ OBSERVATIONS = {
     "image": spaces.Box(0, 255, (32, 48, 3), np.uint8),
     "gray": spaces.Box(0, 255, (20, 20), np.uint8),
     "bytes": spaces.Box(0, 255, (128,), np.uint8),
+    "stacked": spaces.Box(0, 255, (20, 24, 6), np.uint8),
     "discrete": spaces.Discrete(5, start=2),
     "multi": spaces.MultiDiscrete([3, 4]),
     "dict": spaces.Dict(
@@ -34,6 +39,17 @@ OBSERVATIONS = {
     "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))),
     "text": spaces.Text(4),
     "taken": spaces.Dict({"prev_action": spaces.Box(-1, 1, (3,)), "state": spaces.Box(-1, 1, (2,))}),
+    "init": spaces.Dict({"is_init": spaces.Box(-1, 1, (1,)), "state": spaces.Box(-1, 1, (2,))}),
+    "own": spaces.Dict({"image": spaces.Box(0, 255, (9, 9, 3), np.uint8), "state": spaces.Box(-1, 1, (2,))}),
+    "lone": spaces.Graph(spaces.Box(0, 1, (2,)), None),
+    "odd": spaces.Dict(
+        {
+            "observation": spaces.Graph(spaces.Box(0, 1, (2,)), None),
+            "list": spaces.Sequence(spaces.Dict({"a": spaces.Box(0, 1, (2,))}), stack=True),
+            "in": spaces.Tuple((spaces.OneOf([spaces.Discrete(3), spaces.Box(0, 1, (2,))]), spaces.Discrete(2))),
+            "state": spaces.Box(-1, 1, (2,)),
+        }
+    ),
     "private": spaces.Dict({"_x": spaces.Box(-1, 1, (3,)), "state": spaces.Box(-1, 1, (2,))}),
 }
 
@@ -58,7 +74,8 @@ class Sample(gymnasium.Env):
         self.time += 1
         self.actions.append(action)
         reward = 1.5 if self.bad != "reward" or self.time < 3 else float("nan")
-        info = {"speed": self.time, "parts": {"left": np.float64(2 * self.time)}}
+        info = {"speed": self.time, "parts": {"left": np.float64(2 * self.time), "up/down": 5}, "parts/right": 7}
+        info |= {"why": "fell", "none": None, "empty": np.zeros(0), "nan": float("nan"), "huge": [np.inf, 1.0]}
         return self._observe(), reward, self.time == self.end, False, info
 
     def render(self):
@@ -69,6 +86,27 @@ class Sample(gymnasium.Env):
         if self.time >= 3 and self.bad:
             obs = {"nan": obs * np.nan, "shape": np.zeros(4), "kind": {"a": obs}}.get(self.bad, obs)
         return obs
+
+
+class NoSeed(Sample):
+    """``reset`` as it was before gymnasium."""
+
+    def reset(self):
+        return self._observe()
+
+
+class NoInfo(Sample):
+    """``reset`` returns two numbers, but no pair."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2)
+
+
+class FourValues(Sample):
+    """``step`` as it was before gymnasium."""
+
+    def step(self, action):
+        return super().step(action)[:4]
 
 
 class Lib(EnvBase):

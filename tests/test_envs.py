@@ -6,9 +6,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchrl.data import Composite, Unbounded
 from torchrl.envs.utils import check_env_specs
 
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_action, random_score, specs_of, step
+from dreamer_lightning.envs.counting import Counting
+from dreamer_lightning.envs.values import resize
 from dreamer_lightning.types import Space, UserError
 from envs_samples import Sample
 
@@ -40,6 +44,7 @@ KINDS = [
     pytest.param(sample("image", image_size=0), {"image": Space((32, 48, 3), "uint8")}, id="image as it is"),
     pytest.param(sample("gray", image_size=16), {"image": Space((16, 16, 1), "uint8")}, id="gray"),
     pytest.param(sample("bytes"), {"observation": Space((128,))}, id="bytes"),
+    pytest.param(sample("stacked", image_size=16), {"image": Space((16, 16, 6), "uint8")}, id="stacked"),
     pytest.param(sample("discrete"), {"observation": Space((), "int32", 5)}, id="discrete"),
     pytest.param(sample("multi"), {"observation": Space((2,), "int32", 4)}, id="multi"),
     pytest.param(sample("dict"), {"state": Space((2,)), "in/a": Space((), "int32", 3)}, id="dict"),
@@ -109,12 +114,18 @@ def test_seeds_and_neighbours_differ(factory):
         ("multi", [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [1, 3]),
         ("same", [0.0, 1.0, 0.0, 0.0, 0.0, 1.0], [1, 2]),
         ("binary", [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], [0, 1, 0]),
+        ("half", [-1.0, 1.0], [10.0, -5.0]),
+        ("half", [0.5, -3.0], [11.5, -7.0]),
+        ("one", [0.0, 0.0, 1.0], [7]),
+        ("bit", [0.0, 1.0], [1]),
     ],
 )
 def test_actions_are_scaled_clipped_and_chosen(action, flat, given):
     env = sample(action=action).make(0)
     play(env, [torch.tensor(flat)])
-    np.testing.assert_allclose(env.base_env._env.unwrapped.actions[-1], given)
+    inner = env.base_env._env.unwrapped
+    np.testing.assert_allclose(inner.actions[-1], given)
+    assert inner.actions[-1] in inner.action_space
     assert specs_of(env).action_dim == len(flat)
 
 
@@ -129,6 +140,15 @@ def test_action_spaces():
     assert specs_of(sample(action="multi").make(0)).action == two
     assert specs_of(sample(action="discrete").make(0)).action == {"action": Space((), "int32", 4)}
     assert specs_of(sample().make(0)).action == {"action": Space((3,))}
+    assert specs_of(sample(action="one").make(0)).action == {"action": Space((), "int32", 3)}
+
+
+def test_the_flat_vector_of_many_actions_is_in_their_own_order():
+    env = sample(action="many").make(0)
+    actions, sizes = specs_of(env).action, [2 + i % 7 for i in range(120)]
+    assert [actions[name].classes for name in sorted(actions)] == sizes
+    play(env, [torch.cat([torch.eye(size)[-1] for size in sizes])])
+    assert [n + 1 for n in env.base_env._env.unwrapped.actions[-1]] == sizes
 
 
 @pytest.mark.parametrize("path", ["envs_samples:Sample", "envs_samples:Lib"])
@@ -182,6 +202,46 @@ def test_hidden_observations_and_log_entries_are_no_specs():
     assert after["log/x"].shape == (1,)
 
 
+def test_what_log_info_makes_of_entries():
+    entries = {"parts/left": 2.0, "parts/right": 7.0, "parts/up/down": 5.0, "none": 0.0, "empty": 0.0}
+    entries |= {"nan": float("nan"), "huge": float("inf")}
+    env = make_batched(sample(log_info=list(entries)), 1, 0)
+    after = play(env, uniform(env, 1))[0]
+    np.testing.assert_equal({name: float(after[f"log/{name}"]) for name in entries}, entries)  # NaN is NaN here
+
+
+class Noting(Counting):
+    """Makes environments without our transform, which observe a ``log/x`` that is NaN."""
+
+    def make(self, seed, pixels_for_video=False):
+        env = super().make(seed)
+        observe = env._observe
+        env.__dict__["_observe"] = lambda echo: {**observe(echo), "log/x": torch.full((1,), torch.nan)}
+        env.observation_spec = Composite({**env.observation_spec, "log/x": Unbounded((1,))})
+        return env
+
+
+def test_what_is_only_logged_may_be_nan_without_our_transform_too():
+    env = make_batched(Noting(), 1, 0)
+    assert play(env, uniform(env, 2))[1]["log/x"].isnan().all()
+
+
+def test_a_plain_string_is_one_name():
+    env = sample("dict", hide="state", log_info="speed").make(0)
+    assert set(env.observation_spec.keys()) == {"in/a", "log/x", "log/speed"}
+    assert Gym(hide="vel").hide == DMC(hide="vel").hide == Atari(hide="vel").hide == ["vel"]
+    assert Gym(log_info="speed").log_info == Atari(log_info="speed").log_info == ["speed"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 12])
+def test_pictures_of_any_number_of_channels_are_resized(channels):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), np.uint8)
+    image[..., -1] //= 128  # would be nearly transparent
+    planes = [Image.fromarray(image[..., i]).resize((16, 16), Image.Resampling.BILINEAR) for i in range(channels)]
+    assert np.array_equal(resize(image, 16), np.stack(planes, -1))
+    assert np.array_equal(resize(image, 0), image)
+
+
 def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
     primers = {
         ("latent", "deter"): ((4,), torch.float32),
@@ -219,9 +279,39 @@ def test_what_the_policy_carries_is_kept_in_time_and_zero_after_a_reset():
         (lambda: Custom("envs_samples:ACTIONS").make(0), ["env.path", "envs_samples:ACTIONS"]),
         (lambda: sample(kwargs={"speed": 1}).make(0), ["env.kwargs", "speed"]),
         (lambda: sample("taken").make(0), ["prev_action", "rename it", "env.hide"]),
+        (lambda: sample("init").make(0), ["is_init", "rename it", "env.hide"]),
+        (lambda: sample("own", pixels=True).make(0), ["pixels", "image of its own", "env.hide"]),
         (lambda: sample("private").make(0), ["_x", "rename it", "env.hide"]),
         (lambda: sample("text").make(0), ["observation", "Text", "env.hide"]),
+        (lambda: sample("odd", hide=["list", "in/0"]).make(0), ["observation", "Graph", "env.hide"]),
         (lambda: sample("text", hide=["observation"]).make(0), ["no observation is left", "hide"]),
+        (lambda: Gym(hide=["["]), ["env.hide", "'['", "regular expression"]),
+        (lambda: sample(hide=["*x"]), ["env.hide", "'*x'", "regular expression"]),
+        (lambda: DMC(hide="["), ["env.hide", "'['", "regular expression"]),
+        (lambda: Atari(hide="["), ["env.hide", "'['", "regular expression"]),
+        (lambda: Gym(repeat=0), ["env.repeat", "0", "at least 1"]),
+        (lambda: sample(repeat=-1), ["env.repeat", "-1", "at least 1"]),
+        (lambda: DMC(repeat=0), ["env.repeat", "0", "at least 1"]),
+        (lambda: Atari(repeat=0), ["env.repeat", "0", "at least 1"]),
+        (lambda: Gym(time_limit=0), ["env.time_limit", "0", "at least 1"]),
+        (lambda: sample(time_limit=-1), ["env.time_limit", "-1", "at least 1"]),
+        (lambda: DMC(time_limit=0), ["env.time_limit", "0", "at least 1"]),
+        (lambda: Atari(time_limit=0), ["env.time_limit", "0", "at least 1"]),
+        (lambda: Gym(image_size=-1), ["env.image_size", "-1", "at least 0"]),
+        (lambda: sample(image_size=-1), ["env.image_size", "-1", "at least 0"]),
+        (lambda: DMC(image_size=0), ["env.image_size", "0", "at least 1"]),
+        (lambda: Atari(image_size=0), ["env.image_size", "0", "at least 1"]),
+        (lambda: Atari(noops=-1), ["env.noops", "-1", "at least 0"]),
+        (lambda: Atari(sticky=2.0), ["env.sticky", "2.0", "0 to 1"]),
+        (lambda: Atari(sticky=-0.1), ["env.sticky", "-0.1", "0 to 1"]),
+        (lambda: DMC(camera=2).make(0), ["env.camera", "walker_walk has 2 cameras", "not 2"]),
+        (lambda: DMC(camera=-2).make(0), ["env.camera", "walker_walk has 2 cameras", "not -2"]),
+        (lambda: sample(log_info=["why"]).make(0).rollout(9), ["env.log_info", "'why'", "a str", "step 1"]),
+        (lambda: sample(log_info=["parts"]).make(0).rollout(9), ["env.log_info", "'parts'", "a dict", "a number"]),
+        (lambda: Custom("envs_samples:NoSeed").make(0), ["NoSeed.reset()", "'seed'", "reset(self, *, seed=None"]),
+        (lambda: Custom("envs_samples:NoInfo").make(0), ["reset returns no pair", "(observation, info)"]),
+        (lambda: Custom("envs_samples:FourValues").make(0).rollout(9), ["five values", "truncated, info)"]),
+        (lambda: Custom("envs_samples:FourValues", time_limit=5).make(0).rollout(9), ["five values", "step(self"]),
         (lambda: sample(action="integers").make(0), ["actions", "int32"]),
         (lambda: make_batched(sample(kwargs={"bad": "nan"}), 1, 0).rollout(9), ["observation is NaN", "step 3"]),
         (lambda: make_batched(sample(kwargs={"bad": "reward"}), 1, 0).rollout(9), ["reward is NaN", "step 3"]),
@@ -242,11 +332,18 @@ def test_a_gymnasium_id_with_its_module():
     assert Gym("envs_samples:Registered-v0").name == "Registered-v0"
 
 
-@pytest.mark.parametrize("options", [{"hide": ["observation"]}, {"vectors": False}])
-def test_a_hidden_observation_may_be_of_any_kind(options):
-    env = sample("text", pixels=True, **options).make(0)
+@pytest.mark.parametrize("observation", ["text", "lone", "odd", "own"])
+@pytest.mark.parametrize("options", [{"hide": [".*"]}, {"vectors": False}])
+def test_a_hidden_observation_may_be_of_any_kind(observation, options):
+    env = sample(observation, pixels=True, **options).make(0)
     assert list(env.observation_spec.keys()) == ["image"]
     assert env.rollout(2)["next", "image"].shape == (2, 64, 64, 3)
+
+
+def test_observations_beside_hidden_ones_of_other_kinds():
+    env = make_batched(sample("odd", hide=["observation", "list", "in/0"]), 1, 0)
+    assert list(specs_of(env).obs) == ["in/1", "state"]
+    assert env.rollout(5)["next", "state"].shape == (1, 5, 2)
 
 
 def test_atari_without_ale_py_names_the_extra(monkeypatch):

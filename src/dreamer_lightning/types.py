@@ -34,7 +34,8 @@ from dreamer_lightning.errors import UserError as UserError
 OBS, PREV_ACTION, REWARD = "obs", "prev_action", "reward"
 IS_FIRST, IS_LAST, IS_TERMINAL = "is_first", "is_last", "is_terminal"
 LATENT = "latent"  # holds "deter" and "stoch", in the packed form that the RSSM's ``pack`` gives
-WIRE = {PREV_ACTION, LATENT, REWARD, "action", "next", "collector", "done", "terminated", "truncated"}  # not observed
+# Names on the wire that no observation can have.
+WIRE = {PREV_ACTION, LATENT, REWARD, "action", "next", "collector", "is_init", "done", "terminated", "truncated"}
 LOG_PREFIX = "log/"  # observations that are logged and never reach the model
 
 

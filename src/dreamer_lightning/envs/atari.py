@@ -11,8 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
-from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.gym import gym_frame, resize, wire_gym
+from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
+from dreamer_lightning.envs.gym import gym_frame, wire_gym
+from dreamer_lightning.envs.values import resize
 from dreamer_lightning.types import UserError
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -51,9 +52,13 @@ class Atari(EnvFactory):
     ):
         if actions not in ("needed", "all"):
             raise UserError(f"env.actions: {actions!r} must be needed or all")
+        at_least(1, repeat=repeat, image_size=image_size, time_limit=time_limit)
+        at_least(0, noops=noops)
+        if not 0 <= sticky <= 1:
+            raise UserError(f"env.sticky: {sticky} must be a probability, from 0 to 1")
         self.task, self.name, self.repeat, self.image_size = task, f"atari_{task}", repeat, image_size
         self.gray, self.sticky, self.actions, self.noops = gray, sticky, actions, noops
-        self.time_limit, self.hide, self.log_info = time_limit, list(hide), list(log_info)
+        self.time_limit, self.hide, self.log_info = time_limit, patterns(hide), listed(log_info)
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         console = Console(self, _rom(self.task), seed)

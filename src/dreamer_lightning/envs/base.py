@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from dreamer_lightning.envs import snapshot
-from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs
+from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs, UserError
 
 
 class EnvFactory(ABC):
@@ -71,6 +72,30 @@ class EnvFactory(ABC):
         """What must happen in the main process before a simulator is imported here or in a worker."""
 
 
+def at_least(least: int, **options: float | None) -> None:
+    """Raises UserError for an option of an environment that is below ``least``; None is no limit."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise UserError(f"env.{name}: {value} must be at least {least}")
+
+
+def listed(names: Sequence[str]) -> list[str]:
+    """The names; a plain string is one of them."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def patterns(hide: Sequence[str]) -> list[str]:
+    """The names or patterns of ``env.hide``, checked."""
+    for pattern in listed(hide):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"env.hide: {pattern!r} is no regular expression ({error.msg}); .* stands for anything"
+            ) from error
+    return listed(hide)
+
+
 def specs_of(env: EnvBase) -> Specs:
     """The spaces of a wired environment, batched or not, in its own order; ``log/*`` and carried state left out."""
     lead = len(env.batch_size)
@@ -90,7 +115,8 @@ def _space(spec: TensorSpec, lead: int) -> Space:
 
 def _action_spaces(spec: TensorSpec, lead: int) -> dict[str, Space]:
     if isinstance(spec, MultiOneHot):
-        return {f"action_{i:02d}": Space((), "int32", box.n) for i, box in enumerate(spec.space)}
+        width = max(2, len(str(len(spec.space) - 1)))  # the flat vector is in sorted order of names
+        return {f"action_{i:0{width}d}": Space((), "int32", box.n) for i, box in enumerate(spec.space)}
     if isinstance(spec, OneHot):
         return {"action": Space((), "int32", spec.space.n)}
     return {"action": Space(tuple(spec.shape[lead:]), "float32")}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchrl.envs import Compose, EnvBase, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
 from dreamer_lightning.envs.gym import gym_frame, wire_gym
 from dreamer_lightning.envs.transforms import Pace, Wire
 from dreamer_lightning.types import LOG_PREFIX, UserError
@@ -48,11 +48,13 @@ class Custom(EnvFactory):
     ):
         if not (pixels or vectors):
             raise UserError("env: pixels and vectors are both off; switch one of them on")
+        at_least(1, repeat=repeat, time_limit=time_limit)
+        at_least(0, image_size=image_size)
         self.path, self.kwargs, self.repeat = path, dict(kwargs or {}), repeat
         self.name = path.rpartition(":")[2].lower()
         self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
-        self.hide = [*hide, *([] if vectors else [f"(?!{LOG_PREFIX}).*"])]
-        self.log_info = list(log_info)
+        self.hide = [*patterns(hide), *([] if vectors else [f"(?!{LOG_PREFIX}).*"])]
+        self.log_info = listed(log_info)
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         maker, kwargs = load_object(self.path), dict(self.kwargs)

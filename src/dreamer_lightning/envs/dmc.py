@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 from torchrl.envs import EnvBase, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.base import EnvFactory, at_least, patterns
 from dreamer_lightning.envs.rendering import import_suite, probe_gl, require_gl, working_gl
 from dreamer_lightning.envs.snapshot import fingerprints
 from dreamer_lightning.envs.transforms import Wire
@@ -28,7 +28,7 @@ class DMC(EnvFactory):
         pixels: observe the camera picture, as ``image`` (uint8 [image_size, image_size, 3]).
         vectors: observe the vectors (position, velocity, ...).
         image_size: height and width of the picture, in pixels.
-        camera: number of the camera; default 0, for quadruped 2.
+        camera: number of the camera, -1 for the free one; default 0, for quadruped 2.
         time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own,
             1000 for nearly all.
         hide: names or patterns of observations that the model does not get.
@@ -53,9 +53,10 @@ class DMC(EnvFactory):
             raise UserError("env: pixels and vectors are both off; switch one of them on")
         if log_info:
             raise UserError("env.log_info: dm_control tasks have no info entries; leave it empty")
+        at_least(1, repeat=repeat, image_size=image_size, time_limit=time_limit)
         self.name, self.task, self.repeat = task, task, repeat
         self.pixels, self.vectors, self.image_size, self.cheap_pixels = pixels, vectors, image_size, cheap_pixels
-        self.time_limit, self.hide = time_limit, list(hide)
+        self.time_limit, self.hide = time_limit, patterns(hide)
         self.domain, self.job = _split(task)
         self.camera = _CAMERAS.get(self.domain, 0) if camera is None else camera
 
@@ -75,6 +76,9 @@ class DMC(EnvFactory):
         from torchrl.envs import DMControlWrapper
 
         env = self._load(suite, seed)
+        cameras = env.physics.model.ncam
+        if not -1 <= self.camera < cameras:
+            raise UserError(f"env.camera: {self.task} has {cameras} cameras, from 0 up (-1: free), not {self.camera}")
         pristine = fingerprints(env.physics.model.ptr)
         if self.cheap_pixels:
             env.physics.model.vis.quality.offsamples = 0  # read when the first picture makes the GL context

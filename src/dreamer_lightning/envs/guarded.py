@@ -20,7 +20,7 @@ from dreamer_lightning.envs import snapshot
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.patience import within
 from dreamer_lightning.envs.transforms import Wire, finite
-from dreamer_lightning.types import EnvFailure, UserError
+from dreamer_lightning.types import LOG_PREFIX, EnvFailure, UserError
 
 
 class Failures:
@@ -148,9 +148,9 @@ class Guard(EnvBase):
         for wire in wires:
             wire.repair = repair
         specs = {} if wires else {**dict(self.observation_spec.items(True, True)), "reward": self.reward_spec}
-        self.__dict__.update(
-            floats=[name for name, spec in specs.items() if spec.dtype.is_floating_point], repair=repair
-        )
+        floats = [name for name, spec in specs.items() if spec.dtype.is_floating_point]
+        floats = [name for name in floats if not str(name).startswith(LOG_PREFIX)]  # those never reach the model
+        self.__dict__.update(floats=floats, repair=repair)
 
     def _check(self, after: TensorDictBase) -> None:
         for name in self.floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -12,13 +13,16 @@ import numpy as np
 from gymnasium import spaces
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
 from dreamer_lightning.envs.rendering import probe_gl
 from dreamer_lightning.envs.transforms import Wire, hidden
+from dreamer_lightning.envs.values import flatten, logged, resize
 from dreamer_lightning.types import LOG_PREFIX, UserError
 
 _PREFIX = "obs:"  # TorchRL renames an observation called "state"; with a prefix nothing is renamed
 _READ = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # kinds of observations
+_RESET = "gymnasium's API wants reset(self, *, seed=None, options=None), which returns (observation, info)"
+_STEP = "gymnasium's API wants step(self, action), which returns (observation, reward, terminated, truncated, info)"
 
 
 class Gym(EnvFactory):
@@ -33,7 +37,8 @@ class Gym(EnvFactory):
         image_size: height and width to which images are resized, in pixels; 0 keeps them.
         time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own.
         hide: names or patterns of observations that the model does not get.
-        log_info: names of ``info`` entries that are logged as ``episode/<name>``; ``a/b`` reads ``info["a"]["b"]``.
+        log_info: names of ``info`` entries that are logged as ``episode/<name>``; ``a/b`` reads ``info["a/b"]`` or
+            ``info["a"]["b"]``.
     """
 
     def __init__(
@@ -50,10 +55,12 @@ class Gym(EnvFactory):
     ):
         if not (pixels or vectors):
             raise UserError("env: pixels and vectors are both off; switch one of them on")
+        at_least(1, repeat=repeat, time_limit=time_limit)
+        at_least(0, image_size=image_size)
         self.task, self.repeat, self.kwargs = task, repeat, dict(kwargs or {})
         self.name = task.rpartition(":")[2].replace("/", "_")
         self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
-        self.hide, self.log_info = list(hide), list(log_info)
+        self.hide, self.log_info = patterns(hide), listed(log_info)
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         env = self._load(self.pixels or pixels_for_video)
@@ -141,19 +148,22 @@ class Strict(gymnasium.Wrapper):
         hide: names or patterns of observations that may be of any kind: what cannot be read is left out.
 
     Raises:
-        UserError: a space is not supported; at run time, an observation of another shape (key and step named).
+        UserError: a space is not supported; at run time, what gymnasium's API does not allow, such as an observation of
+            another shape (key and step named).
     """
 
     def __init__(self, env: gymnasium.Env, log_info: Sequence[str] = (), image_size: int = 0, hide: Sequence[str] = ()):
         super().__init__(env)
         self.log_info, self.steps = list(log_info), 0
         self.root = "image" if _picture(env.observation_space) else "observation"
-        self.leaves = dict(_flatten(env.observation_space, self.root))
+        self.leaves = dict(flatten(env.observation_space, self.root))
         self.readers = {
             name: _reader(name, space, image_size)
             for name, space in self.leaves.items()
             if isinstance(space, _READ) or not hidden(name, hide)
         }
+        lone = not isinstance(env.observation_space, spaces.Dict | spaces.Tuple)
+        self.unread = {"" if lone else name for name in self.leaves.keys() - self.readers.keys()}
         flat = {_PREFIX + name: reader[0] for name, reader in self.readers.items()}
         flat |= {_PREFIX + LOG_PREFIX + name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in self.log_info}
         self.observation_space = spaces.Dict(flat)
@@ -161,20 +171,32 @@ class Strict(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         self.steps = 0
-        obs, info = self.env.reset(seed=seed, options=options)
-        return self._read(obs, info), {}
+        try:
+            both = self.env.reset(seed=seed, options=options)
+        except TypeError as error:
+            if not re.search("unexpected keyword argument '(seed|options)'", str(error)):
+                raise
+            raise UserError(f"env: {_line(error)}; {_RESET}") from error
+        if not (isinstance(both, tuple | list) and len(both) == 2 and isinstance(both[1], Mapping | None)):
+            raise UserError(f"env: reset returns no pair of an observation and an info dict; {_RESET}")
+        return self._read(*both), {}
 
     def step(self, action):
         self.steps += 1
-        obs, reward, terminated, truncated, info = self.env.step(self.write(action))
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(self.write(action))
+        except ValueError as error:
+            if "to unpack (expected 5" not in str(error):  # a wrapper of gymnasium's own may have said it
+                raise
+            raise UserError(f"env: step does not return five values; {_STEP}") from error
         try:
             reward = float(reward)
         except (TypeError, ValueError) as error:
             raise UserError(f"env: the reward at step {self.steps} is {reward!r}; it must be one number") from error
         return self._read(obs, info), reward, bool(terminated), bool(truncated), {}
 
-    def _read(self, obs, info: Mapping) -> dict[str, np.ndarray]:
-        flat = dict(_flatten(obs, self.root))
+    def _read(self, obs, info) -> dict[str, np.ndarray]:
+        flat = dict(flatten(obs, self.root, self.unread))
         if flat.keys() != self.leaves.keys():
             raise UserError(
                 f"env: at step {self.steps} the observations are {', '.join(flat)}; "
@@ -190,20 +212,8 @@ class Strict(gymnasium.Wrapper):
                 )
             out[_PREFIX + name] = read(value)
         for name in self.log_info:
-            entry: Any = info
-            for part in name.split("/"):
-                entry = entry.get(part, 0.0) if isinstance(entry, Mapping) else 0.0
-            out[_PREFIX + LOG_PREFIX + name] = np.asarray(entry, np.float32).reshape(-1)[:1]
+            out[_PREFIX + LOG_PREFIX + name] = logged(info, name, self.steps)
         return out
-
-
-def _flatten(value, root: str, name: str = ""):
-    """(name, leaf) pairs of nested dicts and tuples, of values or of spaces; a nameless leaf is called ``root``."""
-    if isinstance(value, Mapping | spaces.Dict | tuple | spaces.Tuple):
-        for key, item in value.items() if isinstance(value, Mapping | spaces.Dict) else enumerate(value):
-            yield from _flatten(item, root, f"{name}/{key}" if name else str(key))
-    else:
-        yield name or root, value
 
 
 def _picture(space: spaces.Space) -> bool:
@@ -238,10 +248,10 @@ def _action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n)), lambda a: int(a) + int(space.start)
     if isinstance(space, spaces.MultiDiscrete):
-        flat = spaces.MultiDiscrete(space.nvec.reshape(-1))
+        flat = _classes(space.nvec.reshape(-1))
         return flat, lambda a: (np.asarray(a).reshape(space.shape) + space.start).astype(space.dtype)
     if isinstance(space, spaces.MultiBinary):
-        flat = spaces.MultiDiscrete(np.full(int(np.prod(space.shape)), 2))
+        flat = _classes(np.full(int(np.prod(space.shape)), 2))
         return flat, lambda a: np.asarray(a).reshape(space.shape).astype(space.dtype)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return space, lambda a: np.array(a, space.dtype).reshape(space.shape)
@@ -250,17 +260,9 @@ def _action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
     )
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 picture [height, width(, channels)] as [size, size, channels], Pillow bilinear; 0 keeps the size."""
-    image = np.ascontiguousarray(image)
-    if size and image.shape[:2] != (size, size):
-        from PIL import Image
-
-        planes = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-        image = np.array(Image.fromarray(planes).resize((size, size), Image.Resampling.BILINEAR))
-    else:
-        image = image.copy()
-    return image if image.ndim == 3 else image[..., None]
+def _classes(sizes: np.ndarray) -> spaces.Space:
+    """Classes of several entries; of a lone one TorchRL makes a plain number, which MultiDiscrete does not take."""
+    return spaces.Discrete(int(sizes[0])) if len(sizes) == 1 else spaces.MultiDiscrete(sizes)
 
 
 def _rendered(env: gymnasium.Env) -> np.ndarray:

@@ -46,8 +46,9 @@ class Wire(Transform):
 
     - observations: nested names joined by ``/``, floats as float32, integers and one-hot as int32, images uint8;
     - reward: float32 [1]; terminated, truncated, done: bool [1];
-    - action: one float32 vector ``action`` [a]; finite bounds are mapped to [-1, 1], samples outside are clipped,
-      discrete entries are one-hot.
+    - action: one float32 vector ``action`` [a]; bounds are mapped to [-1, 1], samples outside are clipped (an infinite
+      bound counts as 2 from the other one, two as -1 and 1), discrete entries are one-hot;
+    - ``log/*``: float32, also NaN and infinite, because they do not reach the model.
 
     Args:
         env: the environment that it will transform; no batch dimension.
@@ -80,6 +81,11 @@ class Wire(Transform):
             self.reads.append((key, name, read))
         self.camera = camera
         if camera is not None:
+            if "image" in specs:
+                raise UserError(
+                    "env: pixels is on and the environment observes an image of its own; hide it (env.hide) "
+                    "or set pixels to false"
+                )
             specs["image"] = Bounded(0, 255, shape=picture, dtype=torch.uint8)
         if all(name.startswith(LOG_PREFIX) for name in specs):
             raise UserError("env: no observation is left for the model; check hide, pixels and vectors")
@@ -104,7 +110,7 @@ class Wire(Transform):
         out = {}
         for key, name, read in self.reads:
             out[name] = value = read(source.get(key))
-            if value.dtype == torch.float32:
+            if value.dtype == torch.float32 and not name.startswith(LOG_PREFIX):
                 out[name] = finite(name, value, self.steps, self.repair)
         if self.camera is not None:
             out["image"] = torch.from_numpy(np.array(self.camera()))
@@ -235,8 +241,9 @@ def _action(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
     low, high = torch.full(shape, -1.0, dtype=dtype), torch.full(shape, 1.0, dtype=dtype)
     if isinstance(spec, Bounded):
         bounds = spec.space.low.expand(shape), spec.space.high.expand(shape)
-        finite = (bounds[0].abs() < _HUGE) & (bounds[1].abs() < _HUGE)
-        low, high = torch.where(finite, bounds[0], low), torch.where(finite, bounds[1], high)
+        below, above = (bound.abs() < _HUGE for bound in bounds)  # which ones are finite
+        low = torch.where(below, bounds[0], torch.where(above, bounds[1] - 2, low))
+        high = torch.where(above, bounds[1], torch.where(below, bounds[0] + 2, high))
     middle, half = (high + low) / 2, (high - low) / 2
     return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half)
 
