@@ -35,12 +35,12 @@ MAY_IMPORT = {
     "loop": (BORDERS | {"updates"}) - {"runfolder"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "runtime", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
-    "agent": BORDERS | {"evaluation", "cli"},  # a run's networks are rebuilt from its config
+    "agent": BORDERS | {"evaluation", "cli", "configfiles"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
     "results": NOUNS | {"runfolder", "results"},
     "parity": EVERYTHING | {"configfiles"},
     "bench": BORDERS | {"bench", "updates"},
-    "commands": EVERYTHING | {"bench", "commands", "runtime", ""},
+    "commands": EVERYTHING | {"bench", "commands", "explain", "runtime", ""},
     "configfiles": NOUNS,
     "explain": NOUNS,
     "arguments": NOUNS | {"configfiles"},

@@ -138,6 +138,24 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dcm.yaml", "--config: no file 'dcm.yaml' (looked in"),
         ("fit --config debug.yaml", "--env is missing"),
         ("fit --config dmc.yaml --env_stepz 3", "unknown option --env_stepz (did you mean --env_steps"),
+        ("fit --config dmc.yaml --fabric.callbacks [nowhere.Mine]", "--fabric.callbacks: cannot import nowhere: No"),
+        (
+            "fit --config dmc.yaml --fabric.callbacks [json.JSONDecodr]",
+            "json has no 'JSONDecodr' (did you mean JSONDec",
+        ),
+        (
+            """fit --config dmc.yaml --fabric.callbacks [{"class_path":"test_cli.Watch","init_args":{"nme":1}}]""",
+            "--fabric.callbacks: test_cli.Watch cannot be made: ",
+        ),
+        ("fit --config dmc.yaml --fabric.callbacks [3.5e]", "--fabric.callbacks: cannot import 3: No module named"),
+        (
+            """fit --config dmc.yaml --fabric.loggers [{"class_path":"lightning.fabric.loggers.CSVLoger"}]""",
+            "--fabric.loggers: module 'lightning.fabric.loggers' has no attribute 'CSVLoger'",
+        ),
+        (
+            """fit --config dmc.yaml --fabric.loggers ["lightning.fabric.loggers.CSVLogger"]""",
+            "--fabric.loggers: root_dir is missing in its init_args",
+        ),
         ("fit --config dmc.yaml --size.unit 3", "unknown option --size.unit (did you mean --size.units"),
         ("fit --config dmc.yaml loose", "unknown option loose"),
         ("fit --config dmc.yaml --seed x", "--seed: expected int, got x"),
@@ -177,6 +195,11 @@ def test_print_config_prints_yaml(capsys):
         ("fit --resume nowhere --config dmc.yaml", "--config: a resumed run keeps its own config.yaml"),
         ("evaluate", "--run is missing"),
         ("evaluate --run nowhere", "--run: 'nowhere' is not a run folder"),
+        ("evaluate nowhere", "--run: 'nowhere' is not a run folder"),
+        ("diagnose --runs nowhere", "'nowhere' is not a run folder"),
+        ("parity", "FOLDER is missing"),
+        ("sweep --seeds 0 1 --config dmc.yaml", "--seeds: join them by commas: --seeds 0,1"),
+        ("yardstick --algo ppo --resume nowhere", "--resume: a yardstick starts over; drop it"),
         ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run?)"),
         ("dream --run nowhere", "--run: 'nowhere' is not a run folder"),
     ],
@@ -208,7 +231,18 @@ def test_accelerator_that_is_not_there(capsys, tmp_path: Path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("text", "number"), [("1e5", 100_000), ("30K", 30_000), ("0.5M", 500_000), (7.0, 7), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e5", 100_000),
+        ("1.001M", 1_001_000),
+        ("0.067G", 67_000_000),
+        ("30K", 30_000),
+        ("0.5M", 500_000),
+        (7.0, 7),
+        (7, 7),
+    ],
+)
 def test_counts(text, number: int):
     assert Count(text) == number
 
@@ -218,7 +252,7 @@ def test_durations(text, seconds: float):
     assert Duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["1.5", "-3", "x", "1e-3", ""])
+@pytest.mark.parametrize("text", ["1e999", "1.0001K", "1.5", "-3", "x", "1e-3", ""])
 def test_no_counts(text: str):
     with pytest.raises(ValueError, match="expected a whole number"):
         Count(text)
@@ -239,6 +273,51 @@ def test_own_classes_are_found_by_a_fresh_process(run: Run, tmp_path: Path):
     command = [sys.executable, "-c", code, str(run.dir)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout.split()[-1:] == ["Flat"], done.stderr
+
+
+class Watch:
+    """A callback; any object is one."""
+
+    def __init__(self, name="watch"):
+        self.name, self.updates = name, 0
+
+    def on_train_batch_end(self):
+        self.updates += 1
+
+
+def test_callbacks_from_python_are_called_beside_those_by_class_path(run: Run, mine: Path, tmp_path: Path):
+    from lightning.fabric.loggers import CSVLogger
+
+    options = dict(part.removeprefix("--").split("=") for part in QUICK)
+    watch = Watch()
+    fabric = {"callbacks": [watch, "test_cli.Watch"], "loggers": [CSVLogger(tmp_path, "csv")]}
+    configs = (mine / "mine.yaml", "debug.yaml")
+    new = dreamer_lightning.fit(
+        *configs, updates=2, run_dir=tmp_path / "r", learning_starts=16, fabric=fabric, **options
+    )
+    assert watch.updates == 2
+    assert list((tmp_path / "csv").rglob("metrics.csv"))
+    assert yaml.safe_load((new.dir / "config.yaml").read_text())["fabric"]["callbacks"] == ["test_cli.Watch"]
+    again = dreamer_lightning.fit(resume=new, updates=3, fabric={"callbacks": [watch]})
+    assert (again.metrics[-1]["update"], watch.updates) == (3, 3)
+
+
+def test_an_object_that_is_no_option_is_refused():
+    with pytest.raises(UserError, match="env.task: a Watch is no option's value; give its class_path"):
+        dreamer_lightning.fit("dmc.yaml", env={"task": Watch()})
+
+
+def test_own_classes_are_found_where_import_from_says(capsys, run: Run, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy.yaml"  # away from the classes, as a run's own config is
+    copy.write_text((run.dir / "config.yaml").read_text())
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(run.dir.parent)])
+    monkeypatch.delitem(sys.modules, "own_classes")
+    options = cli.parse("fit", ["--config", str(copy)])[1]
+    assert options["import_from"] == [str(tmp_path), str(run.dir.parent)]
+    (tmp_path / "bare.yaml").write_text(MINE)
+    options = cli.parse("fit", ["--config", "bare.yaml", "--import_from", str(run.dir.parent)])[1]
+    assert options["import_from"] == [str(run.dir.parent), str(tmp_path)]
 
 
 def test_own_class_without_types(capsys, tmp_path: Path, monkeypatch):
@@ -280,6 +359,19 @@ def test_resuming_other_shapes_names_tensors(capsys, run: Run):
     assert "world_model.rssm" in said
     assert " saved, " in said
     assert (run.dir / "config.yaml").read_text() == before
+
+
+def test_resuming_with_another_optimizer_is_refused_and_ruins_nothing(capsys, run: Run):
+    before = (run.dir / "config.yaml").read_text()
+    said = fails(capsys, "fit", "--resume", str(run.dir), "--updates", "9", "--optimizer", "torch.optim.Adam")
+    assert "--optimizer: torch.optim.Adam, but the run's state is of dreamer_lightning.optim.LaProp" in said
+    assert (run.dir / "config.yaml").read_text() == before
+
+
+def test_a_yardsticks_run_has_no_agent(capsys, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("seed: 0\nalgo: ppo\n")
+    for line in (["evaluate", str(tmp_path)], ["fit", "--resume", str(tmp_path)]):
+        assert "is a run of yardstick, which keeps no agent" in fails(capsys, *line)
 
 
 def test_without_a_checkpoint_it_starts_over(capsys, run: Run, tmp_path: Path):

@@ -114,11 +114,34 @@ def test_an_environment_that_fails_under_the_random_policy_is_made_anew(tmp_path
         fit(tmp_path / "bad", "nan", evaluation={"every": 0, "random_episodes": 3})
 
 
-@pytest.mark.parametrize("option", [{"log_every": 0}, {"num_envs": 0}, {"evaluation": {"every": 50, "episodes": 0}}])
-def test_counts_of_nothing_are_refused(tmp_path, option):
-    name = "evaluation.episodes" if "evaluation" in option else next(iter(option))
-    with pytest.raises(UserError, match=f"--{name}: 0 is too few"):
-        fit(tmp_path / "run", **option)
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("log_every", 0, "too small; give 1"),
+        ("num_envs", 0, "too small; give 1"),
+        ("collector.steps", 0, "too small; give 1"),
+        ("losses.slow_every", 0, "too small; give 1"),
+        ("losses.horizon", 0, "too small; give 1"),
+        ("losses.gradient_mix", 3, "too large; give 1"),
+        ("losses.lam", 1.5, "too large; give 1"),
+        ("evaluation.num_envs", -1, "too small; give 0"),
+        ("train_ratio", -1, "too small; give 0"),
+        ("threads", 0, "too small; give 1"),
+        ("seed", -1, "too small; give 0"),
+        ("seed", 2**32, "too large"),
+        ("fabric.precision", "64-true", "take 32-true, bf16-mixed or 16-mixed"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(tmp_path, name, value, says):
+    group, _, option = name.rpartition(".")
+    with pytest.raises(UserError, match=f"--{name}: .*{says}"):
+        fit(tmp_path / "run", **({group: {option: value}} if group else {option: value}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_of_no_episode_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--evaluation.episodes: give 1 or more, or --evaluation.every 0"):
+        fit(tmp_path / "run", evaluation={"every": 50, "episodes": 0})
 
 
 def test_learning_that_can_never_start_is_refused(tmp_path):

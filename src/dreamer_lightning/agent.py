@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning import runfolder
+from dreamer_lightning import configfiles, runfolder
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.evaluation.gap import going_on
@@ -50,9 +49,7 @@ class Agent:
         """
         from dreamer_lightning.cli import rebuild
 
-        folder = Path(getattr(run, "dir", run)).expanduser()
-        if not runfolder.is_run(folder):
-            raise UserError(f"--run: '{folder}' is not a run folder (it has no {runfolder.CONFIG})")
+        folder = configfiles.of_run(str(getattr(run, "dir", run)), "--run").parent
         if checkpoint not in ("latest", "best"):
             raise UserError(f"--checkpoint: '{checkpoint}' is neither 'latest' nor 'best'")
         best = checkpoint == "best"

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from dreamer_lightning import __version__, configfiles
-from dreamer_lightning.arguments import flatten, with_configs, with_values, with_words
+from dreamer_lightning.arguments import flatten, objects, with_configs, with_values, with_words
 from dreamer_lightning.commands import COMMANDS, EXAMPLES, PLACES, TAKES
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain, nearest
@@ -50,6 +50,8 @@ def fit(*configs: str, **options: Any) -> Any:
     Args:
         configs: names or paths of YAML files, later ones win.
         options: options of ``fit``; groups as dicts: ``fit("dmc.yaml", seed=3, env={"task": "cheetah_run"})``.
+            ``fabric={"callbacks": [...], "loggers": [...]}`` also take objects, which the run's config cannot hold:
+            give them again to a resume.
 
     Returns:
         The ``Run``: its folder and its metrics.
@@ -58,7 +60,11 @@ def fit(*configs: str, **options: Any) -> Any:
         UserError: one line that says what is wrong.
     """
     args = [part for config in configs for part in ("--config", str(config))]
-    return call("fit", args + flatten(options))
+    options, own = objects(options)
+    function, parsed = parse("fit", args + flatten(options))
+    for name, given in own.items():
+        setattr(parsed["fabric"], name, [*(getattr(parsed["fabric"], name) or []), *given])
+    return function(**parsed)
 
 
 def call(name: str, args: list[str]) -> Any:

@@ -45,10 +45,11 @@ def find(name: str) -> Path:
     raise UserError(f"--config: no file '{name}' (looked in {folders}), did you mean {' or '.join(near)}?")
 
 
-def class_folder(config: Path) -> str | None:
-    """The folder that a config's own classes are imported from; None for the shipped configs, which have none."""
-    shipped_roots = (PACKAGED, CLONE)
-    return None if any(config.is_relative_to(root) for root in shipped_roots) else str(config.parent)
+def class_folders(config: Path) -> list[str]:
+    """Where a config's own classes are imported from: its folder and those it names; none for the shipped configs."""
+    if any(config.is_relative_to(root) for root in (PACKAGED, CLONE)):
+        return []
+    return [str(config.parent), *import_from(config)]
 
 
 def join_import_path(folders: list[str]) -> None:
@@ -70,15 +71,22 @@ def of_run(folder: str, option: str) -> Path:
     """
     path = Path(folder).expanduser() / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{option}: '{folder}' is not a run folder (it has no config.yaml)")
+        given = ", name the folder of this file" if Path(folder).name == "config.yaml" else " (it has no config.yaml)"
+        raise UserError(f"{option}: '{folder}' is not a run folder{given}")
+    if "\nalgo:" in path.read_text():
+        raise UserError(f"{option}: '{folder}' is a run of yardstick, which keeps no agent and starts over")
     return path.resolve()
 
 
-def class_folders_of(folder: str) -> list[str]:
-    """The folders that a run's own classes came from, as its config remembers them."""
+def import_from(config: Path) -> list[str]:
+    """The folders that own classes came from, as the config of a run remembers them."""
     import yaml
 
-    return list(yaml.safe_load((Path(folder).expanduser() / "config.yaml").read_text()).get("import_from") or [])
+    try:
+        values = yaml.safe_load(config.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):  # the parser says what is wrong with it
+        return []
+    return [str(folder) for folder in (values.get("import_from") if isinstance(values, dict) else None) or ()]
 
 
 def from_trainer(flag: str) -> str:

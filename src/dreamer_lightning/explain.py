@@ -26,23 +26,27 @@ def explain(message: str, options: Iterable[str]) -> str:
     if unknown:
         option = unknown[1].split("=")[0]
         return f"unknown option {option}{nearest(option, options)}; --help lists all"
+    keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
     missing = re.search(r"arguments are required: (.+)", message)
-    if missing:
-        return f"--{missing[1].split(', ')[0]} is missing and has no default; --help says what it is"
+    if missing and not keys:
+        name = missing[1].split(", ")[0]
+        word = f"--{name}" if f"--{name}" in options else name.upper()  # upper case: a word by its place
+        return f"{word} is missing and has no default; --help says what it is"
     untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)' does not specify a type", message)
     if untyped:
         return f"{untyped[2]}: give its parameter '{untyped[1]}' a type, so that options can be checked"
-    keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
-    option = "--" + ".".join(keys) if keys else "options"
+    option = "--" + ".".join(keys) if keys else ""
     refused = re.search(r"Option '([^']+)' is not accepted", message)
     if refused:
+        if not option:  # a word of a config file
+            return f"config: no option '{refused[1]}'{nearest(refused[1], (word.lstrip('-') for word in options))}"
         classes = re.findall(r"class_path[ =]'([\w.]+)'", message)
         accepted = accepted_options(classes[0]) if classes else []
         owner = f"{classes[0].rpartition('.')[2]} has no" if classes else "no such"
         return f"{option}.{refused[1]}: {owner} option '{refused[1]}'{nearest(refused[1], accepted)}" + (
             f"; it has {', '.join(accepted)}" if accepted else ""
         )
-    return f"{option}: {last_cause(message)}"
+    return f"{option or 'options'}: {last_cause(message)}"
 
 
 def accepted_options(class_path: str) -> list[str]:
@@ -58,9 +62,11 @@ def accepted_options(class_path: str) -> list[str]:
 def last_cause(message: str) -> str:
     """The most telling line of a nested parser error, in plain words."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    causes = r"Expected|Not of type|No module|Import|File does not|.*Got value"
+    causes = r"Expected|Not of type|No module|module '|Import|File does not|.*arguments are required|.*Got value"
     telling = [line for line in lines if re.match(causes, line)]
     telling = [line for line in telling if "NoneType" not in line] or telling or lines[-1:]
+    if "arguments are required: " in telling[0]:
+        return f"{telling[0].rpartition('required: ')[2]} is missing in its init_args"
     text = telling[0].rpartition("expects a function or a callable class: ")[2]
     text = re.sub(r"Not of type \w+: ", "", text.split(", got Namespace(")[0].split(". Got value: Namespace(")[0])
     text = re.sub(r"Expected a dot import path string: (.*)", r"Expected a class by its dotted path, got \1", text)

@@ -57,12 +57,14 @@ from dreamer_lightning.types import (
 )
 from dreamer_lightning.updates import as_they_are
 
+PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")  # half of them are short names of others
+
 
 def build_fabric(options: FabricOptions) -> Fabric:
     """Launched Fabric; ``auto`` is one GPU if there is one, in bfloat16 where it has that, else the CPU in float32.
 
     Raises:
-        UserError: devices that this machine does not have.
+        UserError: devices that this machine does not have, or a precision that is not for us.
     """
     gpus = torch.cuda.device_count()
     accelerator = options.accelerator
@@ -78,6 +80,11 @@ def build_fabric(options: FabricOptions) -> Fabric:
     if precision == "auto":
         half = accelerator in ("cuda", "gpu") and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if half else "32-true"
+    if str(precision) not in PRECISIONS:
+        raise UserError(
+            f"--fabric.precision: '{precision}' is not for this loop, which acts and stores in float32; "
+            "take 32-true, bf16-mixed or 16-mixed"
+        )
     try:
         fabric = Fabric(
             accelerator=accelerator,

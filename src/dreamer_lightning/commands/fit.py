@@ -29,7 +29,7 @@ from dreamer_lightning.commands.build import (
     play_randomly,
     probe,
 )
-from dreamer_lightning.commands.checks import check_counts, check_start
+from dreamer_lightning.commands.checks import check_callbacks, check_numbers, check_optimizer, check_start
 from dreamer_lightning.commands.diagnose import closing
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
@@ -165,8 +165,8 @@ def fit(
         UserError: one line that says what is wrong, which option, and what would be right.
     """
     options = dict(locals())
-    check_counts(num_envs=num_envs, batch_size=batch_size, batch_length=batch_length, log_every=log_every, burst=burst)
-    check_counts(evaluation__episodes=evaluation.episodes if evaluation.every else None)
+    check_numbers(options)
+    fabric.callbacks = check_callbacks(fabric.callbacks)
     limits = Limits(env_steps, updates, max_time)
     folder = check_run_dir(run_dir or default_run_dir(env, size, seed), resume, limits)
     found = find_checkpoint(folder, limits) if resume else None
@@ -186,6 +186,7 @@ def fit(
     specs = probe(env, seed)
     dreamer = build_dreamer(specs, options)
     if found:
+        check_optimizer(folder, config_text)
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
     module, optim = devices.setup(compiled(devices, dreamer) if compile else dreamer, optimizer(parts(dreamer)))
@@ -216,9 +217,6 @@ def fit(
     callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
     devices._callbacks = callbacks
 
-    if devices.is_global_zero:  # nothing is written before everything is built
-        folder.mkdir(parents=True, exist_ok=True)
-        runfolder.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
     loop = Loop(
         fabric=devices,
         dreamer=dreamer,
@@ -245,6 +243,9 @@ def fit(
         say(loop, f"no complete checkpoint in {folder}: starting over")
     if loaded:
         say(loop, loaded)
+    if devices.is_global_zero:  # nothing is written before everything is built, and what was saved fits
+        folder.mkdir(parents=True, exist_ok=True)
+        runfolder.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
     try:
         loop.run()
     finally:
@@ -265,15 +266,16 @@ def size_name(size: Size) -> str:
     return names.get(size.deter, f"d{size.deter}")
 
 
-def check_run_dir(folder: str, resume: str | None, limits: Limits) -> Path:
-    """The run folder as a path, before anything is written.
+def check_run_dir(folder: str, resume: str | None, limits: Limits, resumable: bool = True) -> Path:
+    """The run folder as a path, before anything is written; a yardstick's is not ``resumable``.
 
     Raises:
         UserError: it holds a run already, or the run would never end.
     """
-    path = Path(folder).expanduser().absolute()
+    path = Path(os.path.abspath(Path(folder).expanduser()))  # without the dots of ../, it is printed for copying
     if not resume and runfolder.is_run(path) and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        raise UserError(f"--run_dir: {folder} holds a run already; go on with it by --resume {folder}, or name another")
+        hint = f"go on with it by --resume {folder}, or name another" if resumable else "name another"
+        raise UserError(f"--run_dir: {folder} holds a run already; {hint}")
     if path.exists() and not path.is_dir():
         raise UserError(f"--run_dir: {folder} is a file; name a folder")
     if limits.env_steps is None and limits.updates is None and limits.max_time is None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
+LARGEST = 10**18
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -20,9 +22,9 @@ class Count(int):
         match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE]\+?[0-9]+)?)([KMG]?)", str(value).strip())
         if not match:
             raise ValueError(f"expected a whole number such as 100000, 1e5 or 100K, got '{value}'")
-        number = float(match[1]) * SUFFIXES[match[2]]
-        if number != int(number):
-            raise ValueError(f"expected a whole number, got {value}")
+        number = Decimal(match[1]) * SUFFIXES[match[2]]  # a float would miss 1.001M by a rounding error
+        if number > LARGEST or number != int(number):
+            raise ValueError(f"expected a whole number below 1e18, got {value}")
         return super().__new__(cls, int(number))
 
 
@@ -207,9 +209,9 @@ class FabricOptions:
         devices: number of devices, or auto (one).
         num_nodes: machines.
         strategy: auto, ddp or any other of Fabric's.
-        precision: auto (bf16-mixed on GPUs that have bf16, else 32-true), or any of Fabric's.
-        loggers: further Fabric loggers by class_path, such as TensorBoardLogger.
-        callbacks: further callbacks by class_path.
+        precision: auto (bf16-mixed on GPUs that have bf16, else 32-true), 32-true, bf16-mixed or 16-mixed.
+        loggers: a list of further Fabric loggers by class_path, such as TensorBoardLogger.
+        callbacks: a list of further callbacks by class_path.
         plugins: Fabric plugins by class_path.
     """
 
@@ -219,7 +221,7 @@ class FabricOptions:
     strategy: str = "auto"
     precision: str | int = "auto"
     loggers: list[Logger] | None = None
-    callbacks: list[object] | None = None
+    callbacks: list[str | dict[str, Any]] | None = None
     plugins: list[Precision | ClusterEnvironment | CheckpointIO] | None = None
 
 

@@ -27,6 +27,10 @@ class Run:
     dir: Path
     text: str = ""
 
+    def __fspath__(self) -> str:
+        """So that options take a run where they take its folder: ``fit(resume=run)``."""
+        return str(self.dir)
+
     @property
     def metrics(self) -> list[dict[str, float | str | None]]:
         """The rows of metrics.csv, oldest first; cells that a row does not have are None."""

@@ -43,12 +43,10 @@ def yardstick(options: dict[str, Any], algo: Literal["ppo", "sac", "dqn"] = "ppo
         UserError: the library is not installed, or the algorithm does not take the environment.
     """
     library = import_library()
-    if options["resume"]:
-        raise UserError("--resume: a yardstick starts over; drop it")
     env, seed = options["env"], options["seed"]
     steps, max_time = options["env_steps"], options["max_time"]
     name = default_run_dir(env, algo, seed)
-    folder = check_run_dir(options["run_dir"] or name, None, Limits(steps, None, max_time))
+    folder = check_run_dir(options["run_dir"] or name, None, Limits(steps, None, max_time), resumable=False)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     view = GymView(env.make(seed))
