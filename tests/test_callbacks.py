@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from dreamer_lightning.callbacks import Callback, Curve, Forecast, Progress, Signals, Video, learning_curve
 from dreamer_lightning.callbacks.base import tell, warn
@@ -116,8 +118,8 @@ def test_a_line_a_minute_without_a_terminal(tmp_path, capsys, monkeypatch):
             loop.call("on_log", row={"env_step": 0, "episode/score": loop.clocks.env_step / 4})
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "env steps 240, updates 120, returns 20 40, 2.0 updates/s, collect 0%, train 75%, left 3:10",
-        "env steps 480, updates 240, returns 60 80 100, 2.0 updates/s, collect 0%, train 75%, left 2:10",
+        "env steps 240, updates 120, 2.0 updates/s, returns 20 40, collect 0%, train 75%, left 3:10",
+        "env steps 480, updates 240, 2.0 updates/s, returns 60 80 100, collect 0%, train 75%, left 2:10",
     ]
 
 
@@ -134,6 +136,39 @@ def test_bar_on_a_terminal(tmp_path, monkeypatch):
     assert "env steps 250" in bar.tasks[0].fields["text"]
     loop.call("on_exception", error=ValueError())
     assert loop.callbacks[0].bar is None
+
+
+@pytest.mark.parametrize(
+    ("width", "last"),
+    [
+        (140, "returns 900 900 900, collect 0%, train 0%"),
+        (120, "updates 250,000, 0.0 updates/s, returns 900 900 900"),
+        (80, "updates 250,000"),
+        (60, "env steps 500,000"),
+        (40, "left 2:46:39"),
+    ],
+)
+def test_the_bar_leaves_out_what_a_terminal_has_no_room_for(tmp_path, monkeypatch, width: int, last: str):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    progress = Progress()
+    loop = FakeLoop(tmp_path, [progress], env_steps=1_000_000)
+    now = [0.0]
+    monkeypatch.setattr("dreamer_lightning.callbacks.progress.time.monotonic", lambda: now[0])
+    loop.call("on_fit_start")
+    now[0] = 9999.0
+    loop.clocks.env_step, loop.clocks.update = 500_000, 250_000
+    progress.rate = (0.0, 250_000, {})
+    progress.returns.extend([900.0] * 3)
+    loop.call("on_collect_end", wire=None)
+    seen = Console(file=io.StringIO(), width=width)
+    seen.print(progress.bar.get_renderable())
+    loop.call("on_exception", error=ValueError())
+    (line,) = seen.file.getvalue().splitlines()
+    assert line.index("\u2501" * 9) < line.index(" 50% left 2:46:39"), "a bar, how much of it, how long to go"
+    assert line.rstrip().endswith(last)
+    assert len(line) <= width
 
 
 def test_closing_table(tmp_path, capsys):

@@ -99,6 +99,22 @@ def test_best_by_evaluation_is_kept_beside_the_last(tmp_path):
     assert latest_complete(tmp_path) != best
 
 
+@pytest.mark.parametrize(("monitor", "hint"), [("eval/score", " (did you mean eval/greedy_score?)"), ("accuracy", "")])
+def test_a_monitor_that_no_evaluation_gives_is_told_once(tmp_path, capsys, monitor: str, hint: str):
+    loop = run(make(tmp_path, monitor=monitor), 4)
+    loop.call("on_validation_end", metrics={}, episodes=[])  # as on other ranks
+    assert capsys.readouterr().err == ""
+    for score in (3.0, 9.0):
+        metrics = {"eval/greedy_score": score, "eval/greedy_length": 9.0, "gap/return": 0.5}
+        loop.call("on_validation_end", metrics=metrics, episodes=[])
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: --checkpoint.monitor: evaluations give no '{monitor}'{hint}; no best checkpoint is kept"
+    ]
+    other = make(tmp_path, monitor=monitor, keep_best=False)
+    other.call("on_validation_end", metrics={"eval/greedy_score": 1.0}, episodes=[])
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("victim", ["model.pt", "rank-0.pt", "manifest.json", "replay"])
 @pytest.mark.parametrize("fault", ["truncated", "altered", "missing"])
 def test_damaged_files_are_named_and_the_checkpoint_before_is_used(tmp_path, victim, fault):

@@ -310,6 +310,75 @@ def test_runs_of_no_benchmark_stand_alone(capsys, tmp_path: Path):
     assert "dreamerv3" not in said
 
 
+def test_a_run_without_published_curves_shows_its_last_episodes(capsys, tmp_path: Path):
+    env = {"class_path": "dreamer_lightning.envs.Custom", "init_args": {"path": "corridor:Corridor"}}
+    scores = [0.0, *[1.0] * 5, *[3.0] * 5]
+    write_run(tmp_path / "run" / "seed0", scores[:3], env=env)
+    write_run(tmp_path / "run" / "seed1", scores, seed=1, env=env)
+    said = ask(capsys, str(tmp_path / "run"), "--out", str(tmp_path / "table.csv"))
+    (line,) = [line for line in said.splitlines() if "Corridor" in line]
+    assert str((2 / 3 + 2) / 2)[:3] in line
+    assert "last 10 episodes" in said
+    assert "%" not in said.split("settings")[0].replace("95%", ""), "no share of a score that nobody published"
+    assert "published final score" not in said
+    with (tmp_path / "table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["last_10"]) == pytest.approx((2 / 3 + 2) / 2)
+    ask(capsys, str(tmp_path / "run"), "--scores", "greedy", "--out", str(tmp_path / "table.csv"))
+    with (tmp_path / "table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["last_10"]) == 3, "the two evaluations of the longer run"
+
+
+def test_a_run_that_is_too_short_for_a_score_says_so(capsys, tmp_path: Path):
+    write_run(tmp_path / "short" / "seed0", [7.0])
+    write_run(tmp_path / "long" / "seed0", [7.0] * 5)
+    said = ask(capsys, str(tmp_path / "short"), str(tmp_path / "long"))
+    assert [line for line in said.splitlines() if " on reacher_easy" in line] == [
+        "short on reacher_easy: 1 episode, the last at env step 2,000; not yet at 10K env steps"
+    ]
+    assert "episode, the last" not in ask(capsys, str(tmp_path / "long"))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_single_point_is_seen(capsys, tmp_path: Path, seeds: int):
+    for seed in range(seeds):
+        write_run(tmp_path / "short" / f"seed{seed}", [60.0], seed)
+    if seeds == 2:  # the second ends before the first has its first episode
+        path = tmp_path / "short" / "seed0" / "metrics.csv"
+        path.write_text(path.read_text().replace("2000,", "5000,"))
+    ask(capsys, str(tmp_path / "short"), "--out", str(tmp_path / "f.png"))
+    picture = imageio.imread(tmp_path / "f.png")[..., :3]
+    panel = picture[: len(picture) // 2]  # the legend is in the other half
+    blue = (panel == (0, 114, 178)).all(-1)
+    assert blue.sum() > 30
+
+
+def test_a_row_without_a_point_is_not_in_the_legend(capsys, tmp_path: Path):
+    write_run(tmp_path / "short" / "seed0", [7.0] * 5)
+    path = tmp_path / "short" / "seed0" / "metrics.csv"
+    path.write_text(path.read_text().replace("10000,5000", "9000,4500"))
+    args = (str(tmp_path / "short"), "--scores", "both", "--out", str(tmp_path / "f.png"))
+    assert "short (greedy)" in ask(capsys, *args)
+    colors = {tuple(color) for color in imageio.imread(tmp_path / "f.png")[..., :3].reshape(-1, 3)}
+    assert (0, 114, 178) in colors
+    assert (213, 94, 0) not in colors, "its evaluations fill no bin yet"
+
+
+def test_only_tasks_of_one_scale_are_averaged(capsys, tmp_path: Path):
+    env = {"class_path": "dreamer_lightning.envs.Gym", "init_args": {"task": "CartPole-v1"}}
+    write_run(tmp_path / "mine" / "reacher" / "seed0", [600.0] * 10)
+    write_run(tmp_path / "mine" / "walker" / "seed0", [800.0] * 10, task="walker_walk")
+    write_run(tmp_path / "mine" / "cartpole" / "seed0", [5.0] * 10, env=env)
+    said = ask(capsys, f"mine={tmp_path / 'mine'}")
+    assert "CartPole-v1" in said
+    pooled = said.split("interquartile mean")[1].split("env steps (episodes)")[0]
+    assert "over all seeds of 2 tasks" in pooled
+    assert "700" in next(line for line in pooled.splitlines() if "mine" in line and "mean" in line)
+    alone = ask(capsys, f"mine={tmp_path / 'mine'}", "--benchmark", "none")
+    assert "interquartile mean" not in alone, "returns of unlike tasks"
+
+
 def test_over_tasks_every_seed_counts():
     def row(label, task, *scores):
         return Row(label, task, [curve(score) for score in scores], SETTING, ours=label == "a")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dreamer_lightning import cli
+from dreamer_lightning.commands.diagnose import closing
 from dreamer_lightning.evaluation.gap import Start, value_metrics
 from dreamer_lightning.evaluation.rollout import Episode
 from dreamer_lightning.nets.heads import PolicyHead, TanhPolicyHead
@@ -166,6 +167,11 @@ def test_a_run_without_reward_says_so_when_it_ends(tmp_path: Path, capsys):
     assert len(again) == 8
     assert all(line in said for line in again)
     assert "action entropy: 0.9" in again[2], "measured: near the largest possible"
+
+
+def test_the_line_to_copy_has_its_spaces_quoted(tmp_path: Path):
+    folder = write(tmp_path / "a run")
+    assert closing(folder).splitlines()[0] == f"diagnosis (diagnose '{folder}' repeats it)"
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,22 @@ def test_dream_writes_plots_and_videos_and_goes_on_past_the_end(run, capsys):
         assert (run / name).stat().st_size > 1000
 
 
+def test_lengths_of_evaluate_are_env_steps(run, tmp_path, capsys, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr("dreamer_lightning.envs.counting.Counting.repeat", 3)
+    assert main(["evaluate", "--run", str(tmp_path / "run"), "--episodes", "1", "--starts", "0"]) == 0
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert found["greedy"]["lengths"] == found["sampled"]["lengths"] == [60]
+    head, row = (line for line in capsys.readouterr().out.splitlines() if "env steps" in line or "greedy  " in line)
+    assert "length" not in head
+    assert " 60.0 " in row
+
+
+def test_a_dream_from_the_end_of_the_only_episode(run, capsys):
+    assert main(["dream", "--run", str(run), "--samples", "1", "--start", "22", "--episodes", "1"]) == 0
+    assert "dream_image_episodes.mp4" in capsys.readouterr().out
+
+
 def test_agent_plays_in_the_runs_own_environment(run):
     agent = Agent.load(run)
     env = agent.env_factory.make(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import struct
 import time
 from pathlib import Path
@@ -74,7 +75,7 @@ def items(update) -> dict[str, Any]:
 def finished(tmp_path_factory):
     """One offline run, from start to end; the tests below read its files."""
     patch = pytest.MonkeyPatch()
-    run_dir = tmp_path_factory.mktemp("tracked") / "run"
+    run_dir = tmp_path_factory.mktemp("tracked") / "a run"
     patch.setenv("HOME", str(run_dir.parent))
     patch.setenv("MY_SERVICE_TOKEN", KEY)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
@@ -106,7 +107,8 @@ def finished(tmp_path_factory):
 def test_offline_without_a_question_and_the_sync_line(finished):
     run_dir, tracking, printed = finished
     (folder,) = run_dir.glob("wandb/offline-run-*")
-    assert printed == [f"wandb sync {folder}"]
+    (line,) = printed
+    assert shlex.split(line) == ["wandb", "sync", str(folder)], "to be copied, spaces and all"
     assert folder.name.endswith(tracking.id)
 
 
@@ -197,6 +199,16 @@ def test_network_that_fails_means_offline(tmp_path, monkeypatch, capsys):
     ]
     loop.call("on_log", row={"env_step": 1})
     loop.call("on_fit_end")
+
+
+def test_a_wandb_that_does_not_finish_leaves_a_line_to_copy(tmp_path, capsys):
+    run = MagicMock()
+    run.finish.side_effect = OSError("no space")
+    run.settings.sync_dir = str(tmp_path / "a run" / "offline-run-1")
+    tracking = Tracking()
+    tracking.logger = MagicMock(experiment=run)
+    tracking.on_exception()
+    assert f"; wandb sync '{tmp_path}/a run/offline-run-1' sends what is there" in capsys.readouterr().err
 
 
 def test_disabled_writes_nothing(tmp_path):

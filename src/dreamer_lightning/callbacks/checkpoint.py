@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 from pathlib import Path
@@ -40,6 +41,7 @@ class Checkpoint(Callback):
         self.every_env_steps, self.every_updates, self.keep = every_env_steps, every_updates, max(1, keep)
         self.keep_best, self.monitor, self.replay = keep_best, monitor, replay
         self.best: float | None = None
+        self.warned = False
         self.saved: tuple[int, int] = (0, 0)  # env_step and update of the last attempt
         self._hashes: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 
@@ -50,13 +52,25 @@ class Checkpoint(Callback):
             self.save(loop)
 
     def on_validation_end(self, loop, metrics: dict[str, Any]) -> None:
+        if not metrics or not self.keep_best or not loop.fabric.is_global_zero:
+            return
         score = metrics.get(self.monitor)
-        if score is None or not self.keep_best:
+        if score is None:
+            self._warn(list(metrics))
             return
         score = float(score)
         if self.best is None or score > self.best:
             self.best = score
             self.save(loop, best=True)
+
+    def _warn(self, names: list[str]) -> None:
+        """Say once that no evaluation decides which weights are best."""
+        if self.warned:
+            return
+        self.warned = True
+        near = difflib.get_close_matches(self.monitor, names, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        warn(f"--checkpoint.monitor: evaluations give no '{self.monitor}'{hint}; no best checkpoint is kept")
 
     def on_train_end(self, loop) -> None:
         if self.saved != (loop.clocks.env_step, loop.clocks.update) or not runfolder.checkpoints(loop.run_dir):

@@ -10,6 +10,7 @@ from typing import Any
 
 from dreamer_lightning.callbacks.base import Callback, is_episode, tell
 
+BAR, PERCENT = 20, 4  # columns of a terminal
 EVALS = ("eval/greedy_score", "eval/sampled_score")
 
 
@@ -63,26 +64,27 @@ class Progress(Callback):
         if self.rate is None or now - self.shown < (1.0 if self.bar else self.every):
             return
         self.shown = now
+        parts = self._parts(loop)
         if self.bar:
-            self.bar.update(self.task, completed=fraction(loop), text=self._text(loop))
+            text = fitting(parts, self.bar.console.width - BAR - PERCENT - 2)
+            self.bar.update(self.task, completed=fraction(loop), text=text)
         else:
-            tell(self._text(loop))
+            tell(", ".join([*parts[1:], parts[0]]))
 
-    def _text(self, loop) -> str:
+    def _parts(self, loop) -> list[str]:
+        """What there is to say, the most important first."""
         now, clocks = time.monotonic(), loop.clocks
         then, update, timers = self.rate or (now, clocks.update, {})
         seconds = max(now - then, 1e-9)
-        parts = [f"env steps {clocks.env_step:,}", f"updates {clocks.update:,}"]
+        parts = [f"left {self._left(loop)}", f"env steps {clocks.env_step:,}", f"updates {clocks.update:,}"]
+        parts.append(f"{(clocks.update - update) / seconds:.1f} updates/s")
         if self.returns:
             parts.append("returns " + " ".join(f"{value:.0f}" for value in list(self.returns)[-3:]))
-        parts.append(f"{(clocks.update - update) / seconds:.1f} updates/s")
-        for name in ("collect", "train"):
-            share = (loop.timers.get(name, 0.0) - timers.get(name, 0.0)) / seconds
-            parts.append(f"{name} {100 * min(share, 1.0):.0f}%")
-        parts.append(f"left {self._left(loop)}")
+        shares = {name: (loop.timers.get(name, 0.0) - timers.get(name, 0.0)) / seconds for name in ("collect", "train")}
+        parts.append(", ".join(f"{name} {100 * min(share, 1.0):.0f}%" for name, share in shares.items()))
         if seconds > 10:
             self.rate = (now, clocks.update, dict(loop.timers))
-        return ", ".join(parts)
+        return parts
 
     def _left(self, loop) -> str:
         done, (start, before) = fraction(loop), self.begin
@@ -140,8 +142,20 @@ class Progress(Callback):
 
 def _bar():
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
-    return Progress(BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+    return Progress(
+        BarColumn(bar_width=BAR, table_column=Column(no_wrap=True, min_width=BAR)),  # else a long text squeezes it out
+        TaskProgressColumn(table_column=Column(no_wrap=True, min_width=PERCENT)),
+        TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+    )
+
+
+def fitting(parts: list[str], width: int) -> str:
+    """As many of the first parts as a terminal has room for, but one at least."""
+    while len(parts) > 1 and len(", ".join(parts)) > width:
+        parts = parts[:-1]
+    return ", ".join(parts)
 
 
 def fraction(loop) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import shlex
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from pathlib import Path
@@ -139,7 +140,7 @@ class Tracking(Callback):
         folder = self._finish(0)
         if folder is not None and self.offline:
             others = sorted(folder.parent.glob(f"offline-run-*-{self.id}"))
-            say(loop, "wandb sync " + " ".join(str(path) for path in others or [folder]))
+            say(loop, "wandb sync " + shlex.join(str(path) for path in others or [folder]))
 
     def _finish(self, code: int) -> Path | None:
         if self.logger is None:
@@ -149,7 +150,8 @@ class Tracking(Callback):
         try:
             run.finish(exit_code=code)
         except Exception as error:  # the run itself is saved
-            warn(f"wandb did not finish ({type(error).__name__}: {error}); wandb sync {folder} sends what is there")
+            line = shlex.join(["wandb", "sync", str(folder)])
+            warn(f"wandb did not finish ({type(error).__name__}: {error}); {line} sends what is there")
         return folder
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dreamer_lightning.commands.tables import render
 from dreamer_lightning.results.comparison import MILESTONES, SHARES, overall, records
 from dreamer_lightning.results.figure import comparison_figure
 from dreamer_lightning.results.published import WINDOWS, published
-from dreamer_lightning.results.rows import tasks_of
+from dreamer_lightning.results.rows import Row, tasks_of
 from dreamer_lightning.results.runs import load, rows_of
 from dreamer_lightning.runfolder import write_atomic
 from dreamer_lightning.types import UserError
@@ -62,13 +62,15 @@ def compare(
     ours = rows_of(series, chosen, scores)
     if not ours:
         raise UserError(f"no scores yet in {', '.join(runs)}; --scores {scores} found no finished episode")
-    rows = sorted(ours + published(chosen, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))
+    theirs = published(chosen, set(tasks_of(ours)))
+    rows = sorted(ours + theirs, key=lambda row: tasks_of(ours).index(row.task))
     table = records(rows, window)
-    alike = chosen.startswith("dmc") or len(tasks_of(ours)) == 1  # returns of other suites' tasks have no common scale
+    alike = of_one_scale(rows, chosen, {one.task for one in series if one.benchmark == chosen} | set(tasks_of(theirs)))
     text = render(
-        score_table(table, chosen, window.least),
-        *([overall_table(overall(rows, window), len(tasks_of(ours)))] if alike else []),
-        threshold_table(table),
+        score_table(table, chosen, window.least, alone=not theirs),
+        *short_runs(rows, table),
+        overall_table(overall(alike, window), len(tasks_of(alike))),
+        *([threshold_table(table)] if theirs else []),
         setting_table(table),
         width=130,
     )
@@ -96,14 +98,35 @@ def which(benchmark: str, found: set[str]) -> str:
     return found.pop() if found else "none"
 
 
-def score_table(table: list[dict[str, Any]], benchmark: str, window: int) -> Table:
-    """Scores by env steps, a row for each method on each task."""
+def of_one_scale(rows: list[Row], benchmark: str, tasks: set[str]) -> list[Row]:
+    """The rows that may be averaged: all of a single task, or those of DMC's ``tasks``, whose returns are alike."""
+    if len(tasks_of(rows)) == 1:
+        return rows
+    return [row for row in rows if row.task in tasks] if benchmark.startswith("dmc") else []
+
+
+def short_runs(rows: list[Row], table: list[dict[str, Any]]) -> list[str]:
+    """A line for each of our rows that has no score at any of the steps."""
+    lines = []
+    for row, record in zip(rows, table, strict=True):
+        if row.ours and all(_unknown(record[f"score@{step}"]) for step in MILESTONES):
+            count, last = (sum(len(one.steps) for one in row.episodes), max(one.steps.max() for one in row.episodes))
+            episodes = f"{count} episode{'s' if count > 1 else ''}, the last at env step {last:,.0f}"
+            early = f"; not yet at {HEADS[MILESTONES[0]]} env steps" if last < MILESTONES[0] else ""
+            lines.append(f"{row.label} on {row.task}: {episodes}{early}")
+    return lines
+
+
+def score_table(table: list[dict[str, Any]], benchmark: str, window: int, alone: bool) -> Table:
+    """Scores by env steps, a row for each method on each task; ``alone``, also what else there is to say."""
     title = f"mean score over seeds, of the last {window // 1000}K env steps before"
     out = Table(title=title + (f" ({benchmark})" if benchmark != "none" else ""), title_justify="left")
     steps = _known(table, "score")
-    _columns(out, "task", "method", "seeds", right=[HEADS[step] for step in steps])
+    rest = ["last 10 episodes", "mean score so far", "hours"] if alone else []
+    _columns(out, "task", "method", "seeds", right=[*(HEADS[step] for step in steps), *rest])
     for record in table:
         cells = [number(record[f"score@{step}"], 1) + fewer(record, step) for step in steps]
+        cells += [number(record["last_10"], 1), _so_far(record), number(record["hours"], 2)] if alone else []
         out.add_row(record["task"], record["method"], record["seeds"], *cells)
     return out
 
@@ -140,11 +163,9 @@ def threshold_table(table: list[dict[str, Any]]) -> Table:
     )
     for record in table:
         cells = [_steps(record, share) for share in SHARES]
-        until = f"{record['mean_score']:.1f} at {record['mean_score_until'] / 1000:g}K"
-        area = "" if _unknown(record["mean_score"]) else until
         sign = ">" if record["times_at_least"] else "<=" if record[f"first_point_to_{SHARES[0]}%"] else ""
         times = "" if _unknown(record["times_first"]) else f"{sign}{record['times_first']:.1f}"
-        out.add_row(record["task"], record["method"], *cells, times, area, number(record["hours"], 2))
+        out.add_row(record["task"], record["method"], *cells, times, _so_far(record), number(record["hours"], 2))
     return out
 
 
@@ -190,6 +211,11 @@ def _steps(record: dict[str, Any], share: int) -> str:
         return ""
     sign = "<=" if record[f"first_point_to_{share}%"] else ""
     return f"{sign}{steps / 1000:g}K" + ("" if _unknown(episodes) else f" ({episodes:.0f})")
+
+
+def _so_far(record: dict[str, Any]) -> str:
+    until = f" at {record['mean_score_until'] / 1000:g}K"
+    return "" if _unknown(record["mean_score"]) else number(record["mean_score"], 1) + until
 
 
 def _with_interval(value: float, low: float, high: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from dreamer_lightning.commands.outcome import Outcome
@@ -32,6 +33,6 @@ def diagnose(runs: list[str] | None = None) -> Outcome:
 def closing(folder: Path) -> str:
     """The same at the end of a run, which a broken file does not fail."""
     try:
-        return f"diagnosis (diagnose {folder} repeats it)\n{report(folder)}"
+        return f"diagnosis (diagnose {shlex.quote(str(folder))} repeats it)\n{report(folder)}"
     except Exception as error:  # the run itself is done
         return f"no diagnosis ({type(error).__name__}: {error})"

@@ -17,7 +17,6 @@ from dreamer_lightning.evaluation.pictures import (
     film_strip,
     image_keys,
     save_figure,
-    write_image,
     write_video,
 )
 from dreamer_lightning.evaluation.rollout import Episode, own_randomness
@@ -86,13 +85,12 @@ def write_pictures(
     keys = image_keys(agent.specs, futures)
     if not keys:
         return paths
-    fitting = [e for e in episodes if start + context <= e.kept]
+    fitting = [e for e in episodes if start + context <= e.kept] or episodes[:1]  # of equal length, or one
     each = [open_loop(agent.dreamer, e, start, context, length, 1, generator) for e in fitting]
     for key in keys:
         name = key.replace("/", "_")
         for kind, dreams in (("futures", [futures]), ("episodes", each)):
             video = dream_video(dreams, key)
             paths.append(str(write_video(folder / VIDEOS / f"dream_{name}_{kind}.mp4", video)))
-        strip = film_strip(dream_video(each[:1], key))
-        paths.append(str(write_image(folder / PLOTS / f"dream_{name}.png", strip)))
+        paths.append(str(save_figure(folder / PLOTS / f"dream_{name}.png", film_strip(each[0], key))))
     return paths

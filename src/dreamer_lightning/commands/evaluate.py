@@ -57,11 +57,11 @@ def evaluate(
         lines.append(write_film(agent, folder, seed))
     title = f"{agent.env_factory.name}, {checkpoint} checkpoint at env step {agent.clocks.get('env_step', '?')}"
     kinds = {kind: [e for e in played if e.greedy == (kind == "greedy")] for kind in ("greedy", "sampled")}
-    return render(score_table(title, kinds), metric_table(metrics), *lines)
+    return render(score_table(title, kinds, agent.env_factory.repeat), metric_table(metrics), *lines)
 
 
 def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], checkpoint: str) -> dict[str, Any]:
-    """What evaluation.json holds."""
+    """What evaluation.json holds; ``lengths`` count env steps."""
     kinds: dict[str, Any] = {}
     for kind in ("greedy", "sampled"):
         found = [episode for episode in played if episode.greedy == (kind == "greedy")]
@@ -70,7 +70,7 @@ def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], chec
             "mean": float(np.mean(scores)),
             "std": float(np.std(scores)),
             "returns": scores,
-            "lengths": [episode.length for episode in found],
+            "lengths": [episode.length * agent.env_factory.repeat for episode in found],
         }
     rest = {name: value for name, value in metrics.items() if not name.startswith("eval/")}
     clocks = {name: agent.clocks.get(name) for name in ("env_step", "agent_step", "update")}

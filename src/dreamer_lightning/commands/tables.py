@@ -12,14 +12,14 @@ from rich.table import Table
 from dreamer_lightning.evaluation.rollout import Episode
 
 
-def score_table(title: str, kinds: dict[str, list[Episode]]) -> Table:
-    """Scores and lengths, a row for each kind of episodes."""
+def score_table(title: str, kinds: dict[str, list[Episode]], repeat: int) -> Table:
+    """Scores and lengths in env steps (decisions times ``repeat``), a row for each kind of episodes."""
     table = Table(title=title, title_justify="left")
-    for name in ("actions", "episodes", "mean", "std", "min", "max", "length"):
+    for name in ("actions", "episodes", "mean", "std", "min", "max", "env steps"):
         table.add_column(name, justify="left" if name == "actions" else "right")
     for kind, episodes in kinds.items():
         scores = np.array([episode.score for episode in episodes])
-        length = np.mean([episode.length for episode in episodes])
+        length = np.mean([episode.length * repeat for episode in episodes])
         numbers = (scores.mean(), scores.std(), scores.min(), scores.max(), length)
         table.add_row(kind, str(len(episodes)), *(f"{number:.1f}" for number in numbers))
     return table

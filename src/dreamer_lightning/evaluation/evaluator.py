@@ -90,7 +90,8 @@ class Evaluator:
             generator = torch.Generator(device_of(dreamer)).manual_seed(self.seed)
             greedy = self.play(dreamer, generator, greedy=True)
             sampled = self.play(dreamer, generator, greedy=False)
-            metrics = {**score_metrics("greedy", greedy), **score_metrics("sampled", sampled)}
+            repeat = self.env_factory.repeat
+            metrics = score_metrics("greedy", greedy, repeat) | score_metrics("sampled", sampled, repeat)
             greedy[0].frames = observed_frames(dreamer.specs, greedy[0])
             if self.starts:
                 metrics.update(compare(dreamer, sampled, self.starts, generator))
@@ -114,12 +115,18 @@ class Evaluator:
         self.alarm.load_state_dict(state)
 
 
-def score_metrics(kind: str, episodes: list[Episode]) -> dict[str, float]:
-    """``eval/<kind>_score`` and ``_length`` (means), ``_std``, ``_min`` and ``_max`` of the scores."""
+def score_metrics(kind: str, episodes: list[Episode], repeat: int) -> dict[str, float]:
+    """``eval/<kind>_score`` and ``_length`` (means, in env steps), ``_std``, ``_min`` and ``_max`` of the scores.
+
+    Args:
+        kind: ``greedy`` or ``sampled``.
+        episodes: of that kind.
+        repeat: env steps of each decision.
+    """
     scores = np.array([episode.score for episode in episodes])
     return {
         f"eval/{kind}_score": float(scores.mean()),
-        f"eval/{kind}_length": float(np.mean([episode.length for episode in episodes])),
+        f"eval/{kind}_length": float(np.mean([episode.length * repeat for episode in episodes])),
         f"eval/{kind}_std": float(scores.std()),
         f"eval/{kind}_min": float(scores.min()),
         f"eval/{kind}_max": float(scores.max()),

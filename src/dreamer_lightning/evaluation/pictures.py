@@ -13,6 +13,9 @@ from dreamer_lightning.evaluation.openloop import OpenLoop
 from dreamer_lightning.types import Specs
 
 GREEN, RED = (0, 160, 60), (200, 40, 40)
+ROWS = ("truth", "model", "error")
+NOW = "agent steps from now"  # of the last step that the model sees
+DPI = 110
 BORDER = 2  # pixels around each panel
 
 
@@ -20,7 +23,7 @@ def image_keys(specs: Specs, dream: OpenLoop) -> list[str]:
     return [key for key in dream.dream if key in specs.obs and specs.obs[key].image]
 
 
-def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None) -> np.ndarray:
+def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None, named: bool = True) -> np.ndarray:
     """Frames [T, height, width, 3] uint8: rows truth, model, error; a column for each future of each dream.
 
     Steps that the model saw have a green border, imagined ones a red one. The error is (model - truth + 1) / 2: grey is
@@ -30,11 +33,24 @@ def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None) -> n
         dreams: of equal length and context.
         key: the image.
         scale: enlargement; None makes panels about 128 pixels high.
+        named: the names of the rows stand at the left.
     """
     columns = [_panels(dream.truth[key], future, dream.context) for dream in dreams for future in dream.dream[key]]
     video = np.concatenate(columns, 2)  # [T, 3 rows * height, columns * width, 3]
     scale = scale or max(1, 128 // dreams[0].truth[key].shape[1])
-    return video.repeat(scale, 1).repeat(scale, 2)
+    video = video.repeat(scale, 1).repeat(scale, 2)
+    names = _names(video.shape[1])
+    return np.concatenate([np.broadcast_to(names, (len(video), *names.shape)), video], 2) if named else video
+
+
+def _names(height: int, width: int = 16) -> np.ndarray:
+    """The names of the rows, from below, [height, width, 3]."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    for i, name in enumerate(ROWS):
+        figure.text(0.5, 1 - (i + 0.5) / len(ROWS), name, rotation=90, ha="center", va="center", fontsize=8)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def _panels(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
@@ -63,17 +79,23 @@ def write_video(path: Path, frames: np.ndarray | list[np.ndarray], fps: int = 20
     return path
 
 
-def write_image(path: Path, image: np.ndarray) -> Path:
-    """Writes one picture [height, width, 3] uint8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(path, image)
-    return path
-
-
-def film_strip(video: np.ndarray, count: int = 8) -> np.ndarray:
-    """``count`` moments of a video side by side, [height, count * width, 3]."""
+def film_strip(dream: OpenLoop, key: str, count: int = 8) -> Figure:
+    """``count`` moments of a dream's first future side by side, as ``dream_video`` draws them."""
+    video = dream_video([dream], key, named=False)
+    video = video[:, :, : video.shape[2] // len(dream.dream[key])]
     times = np.linspace(0, len(video) - 1, min(count, len(video))).round().astype(int)
-    return np.concatenate(list(video[times]), 1)
+    strip = np.concatenate(list(video[times]), 1)
+    height, width = strip.shape[:2]
+    figure = Figure(figsize=(width / DPI + 0.6, height / DPI + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.imshow(strip, interpolation="nearest")
+    axis.set_yticks((np.arange(len(ROWS)) + 0.5) * height / len(ROWS), ROWS)
+    axis.set_xticks((np.arange(len(times)) + 0.5) * width / len(times), times - (dream.context - 1))
+    axis.set_xlabel(NOW)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
 
 
 def vector_lines(specs: Specs, dream: OpenLoop, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -103,6 +125,8 @@ def dream_figure(specs: Specs, dream: OpenLoop, title: str = "", dims: int = 6) 
     steps = np.arange(dream.dream["reward"].shape[1]) - (dream.context - 1)
     for axis, (name, truth, model) in zip(axes, lines, strict=False):
         _draw(axis, steps, name, truth, model)
+    for axis in axes[: len(lines)][-columns:]:  # the lowest ones
+        axis.set_xlabel(NOW, fontsize=8)
     for axis in axes[len(lines) :]:
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -129,5 +153,5 @@ def _draw(axis, steps: np.ndarray, name: str, truth: np.ndarray, model: np.ndarr
 
 def save_figure(path: Path, figure: Figure) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=DPI)
     return path

@@ -44,6 +44,7 @@ def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
             low, high = interval([scores], iqm) if whole and len(scores) else (NAN, NAN)
             record[f"iqm@{step}"] = float(iqm(scores)) if len(scores) and not _unseeded(row) else NAN
             record[f"iqm_low@{step}"], record[f"iqm_high@{step}"] = low, high
+        record["last_10"] = float(np.mean(row.recent)) if row.recent else NAN
         horizon = horizons[row.task]
         record["mean_score"], record["mean_score_until"] = _area(row, horizon, window.bin), horizon
         for share in SHARES:

@@ -52,7 +52,7 @@ def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: st
     colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
     wide = min(3, len(tasks))
     tall = -(-len(tasks) // wide)
-    legend = _legend_rows([row for row in rows if row.ours or _visible(row, _limit(rows, row.task, window))])
+    legend = _legend_rows([row for row in rows if _visible(row, _limit(rows, row.task, window), window)])
     width = max(7.2, 4.4 * wide)
     captions = [_caption(row, [other for other in rows if other.label == row.label]) for row in legend]
     names = [textwrap.fill(caption, int(LETTERS * width)) for caption in captions]
@@ -125,8 +125,10 @@ def _limit(rows: Sequence[Row], task: str, window: Window) -> float:
     return max(1.25 * last, 2 * window.bin)
 
 
-def _visible(row: Row, limit: float) -> bool:
-    """Whether a published row has points in the panel (at the start, all are alike)."""
+def _visible(row: Row, limit: float, window: Window) -> bool:
+    """Whether a row has points in the panel (at the start, all published ones are alike)."""
+    if row.ours:
+        return len(_line(row, window)[0]) > 0
     return any(((curve.steps > 0) & (curve.steps <= limit)).any() for curve in row.curves)
 
 
@@ -134,13 +136,11 @@ def _panel(axis: Any, rows: Sequence[Row], task: str, window: Window, colors: di
     limit = _limit(rows, task, window)
     for row in rows:
         look = _look(row, colors)
-        if not row.ours and not _visible(row, limit):
+        if not _visible(row, limit, window):
             continue
-        if row.ours and not row.label.endswith("(greedy)"):
-            steps, scores, spread = _smooth(row, window)
-        else:
-            mean = mean_curve(row.curves)
-            steps, scores, spread = mean.steps, mean.scores, np.asarray(mean.std)
+        steps, scores, spread = _line(row, window)
+        if len(steps) == 1:  # a line of one point is not drawn
+            look = {"marker": "o", "ms": 5, **look}
         bright = 0.18 if row.ours else 0.12 if row.label == REFERENCE else 0.0
         if bright and len(row.curves) > 1:
             axis.fill_between(steps, scores - spread, scores + spread, color=look["color"], alpha=bright, lw=0)
@@ -165,12 +165,20 @@ def _range(rows: Sequence[Row], limit: float) -> tuple[float, float]:
     return low, high + 0.05 * (high - low)
 
 
+def _line(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is drawn of a row: (env steps, mean, standard deviation) over its seeds."""
+    if row.ours and not row.label.endswith("(greedy)"):
+        return _smooth(row, window)
+    mean = mean_curve(row.curves)
+    return mean.steps, mean.scores, np.asarray(mean.std)
+
+
 def _smooth(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Trailing means of a run's episodes, (env steps, mean, standard deviation) over its seeds."""
     first = max(one.steps[0] for one in row.episodes)
     last = min(one.steps[-1] for one in row.episodes)
     ends = np.unique(np.concatenate([one.steps for one in row.episodes]))
-    at = ends[(ends >= first) & (ends <= last)] if last > first else np.array([last])
+    at = ends[(ends >= first) & (ends <= last)] if last > first else np.array([first])
     each = np.array([trailing(one.steps, one.scores, window.least, at) for one in row.episodes])
     some = np.isfinite(each).all(0)
     spread = each.std(0, ddof=1) if len(each) > 1 else np.zeros(len(at))

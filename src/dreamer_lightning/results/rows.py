@@ -57,6 +57,7 @@ class Row:
         setting: what it was reached with.
         seeds: which ones, or how many.
         episodes: all episodes of each seed, for runs of ours.
+        recent: mean of the last ten scores of each run of ours.
         seconds: wall-clock of each run of ours.
         episode_length: env steps of every episode, None where they differ.
         ours: a run, not a publication.
@@ -68,6 +69,7 @@ class Row:
     setting: Setting
     seeds: str = ""
     episodes: list[Episodes] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     episode_length: float | None = None
     ours: bool = False

@@ -238,6 +238,7 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
             setting,
             ",".join(one.seed for one in members),
             scores if not greedy else [one.training for one in members],
+            [float(episodes.scores[-10:].mean()) for episodes in scores],
             [one.seconds for one in members],
             ours=True,
         )
