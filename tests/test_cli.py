@@ -192,6 +192,8 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dmc.yaml --trainer.max_steps 9", "--trainer.max_steps: here --updates; gradient steps"),
         ("fit --config dmc.yaml --trainer.magic 9", "--trainer.magic: Fabric runs the loop, there is no Trainer"),
         ("fit --resume nowhere", "--resume: 'nowhere' is not a run folder"),
+        ("fit --resume nowhere --run_dir here", "--run_dir: a resumed run stays in its folder, nowhere; drop it"),
+        ("fit --config dmc.yaml --env_steps 1e999", "--env_steps: expected a whole number below 1e18, got 1e999"),
         ("fit --resume nowhere --config dmc.yaml", "--config: a resumed run keeps its own config.yaml"),
         ("evaluate", "--run is missing"),
         ("evaluate --run nowhere", "--run: 'nowhere' is not a run folder"),

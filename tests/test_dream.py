@@ -66,11 +66,6 @@ def test_lengths_of_evaluate_are_env_steps(run, tmp_path, capsys, monkeypatch):
     assert " 60.0 " in row
 
 
-def test_a_dream_from_the_end_of_the_only_episode(run, capsys):
-    assert main(["dream", "--run", str(run), "--samples", "1", "--start", "22", "--episodes", "1"]) == 0
-    assert "dream_image_episodes.mp4" in capsys.readouterr().out
-
-
 def test_agent_plays_in_the_runs_own_environment(run):
     agent = Agent.load(run)
     env = agent.env_factory.make(0)

@@ -24,7 +24,7 @@ def with_values(function: Callable, args: list[str]) -> list[str]:
     for arg, following in zip(args, [*args[1:], "--"], strict=False):
         option, equals, value = arg.partition("=")
         number = value if equals else arg
-        if re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", number) and float(number) == int(float(number)):
+        if re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", number) and float(number).is_integer():
             number = str(int(float(number)))
         out.append(f"{option}={number}" if equals else number)
         if arg in flags and following.startswith("--"):
@@ -113,6 +113,8 @@ def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
             raise UserError(
                 "--config: a resumed run keeps its own config.yaml; drop it (--env_steps and such may extend)"
             )
+        if any(word.split("=")[0] == "--run_dir" for word in rest):
+            raise UserError(f"--run_dir: a resumed run stays in its folder, {resume}; drop it")
         paths = [configfiles.of_run(resume, "--resume")]
         folders += configfiles.import_from(paths[0])
         rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]

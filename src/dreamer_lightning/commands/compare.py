@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.table import Table
 
 from dreamer_lightning.commands.outcome import Outcome
@@ -110,8 +111,9 @@ def short_runs(rows: list[Row], table: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row, record in zip(rows, table, strict=True):
         if row.ours and all(_unknown(record[f"score@{step}"]) for step in MILESTONES):
-            count, last = (sum(len(one.steps) for one in row.episodes), max(one.steps.max() for one in row.episodes))
-            episodes = f"{count} episode{'s' if count > 1 else ''}, the last at env step {last:,.0f}"
+            steps = np.concatenate([one.steps for one in row.episodes])
+            last = steps.max()
+            episodes = f"{len(steps)} episode{'s' if len(steps) > 1 else ''}, the last at env step {last:,.0f}"
             early = f"; not yet at {HEADS[MILESTONES[0]]} env steps" if last < MILESTONES[0] else ""
             lines.append(f"{row.label} on {row.task}: {episodes}{early}")
     return lines

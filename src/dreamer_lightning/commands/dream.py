@@ -85,7 +85,7 @@ def write_pictures(
     keys = image_keys(agent.specs, futures)
     if not keys:
         return paths
-    fitting = [e for e in episodes if start + context <= e.kept] or episodes[:1]  # of equal length, or one
+    fitting = [e for e in episodes if start + context <= e.kept]
     each = [open_loop(agent.dreamer, e, start, context, length, 1, generator) for e in fitting]
     for key in keys:
         name = key.replace("/", "_")

@@ -47,7 +47,8 @@ def sweep(seeds: str, jobs: int = 1, run_dir: str | None = None, fit: list[str] 
     failed = run_all(numbers, jobs, folder, options)
     if failed:
         seed, line = failed
-        raise UserError(f"seed {seed} failed: {line} (the others are in {folder})")
+        others = [each for each in numbers if each != seed and (folder / f"seed{each}" / "metrics.csv").is_file()]
+        raise UserError(f"seed {seed} failed: {line}" + (f" (the others are in {folder})" if others else ""))
     runs = load([str(folder / f"seed{seed}") for seed in numbers])
     lines = [f"seed {run.seed}: {closing(run.training.scores)}, {run.seconds / 60:.0f} minutes" for run in runs]
     return Outcome(render(*lines, f"compare {folder} shows them beside published curves"))

@@ -45,7 +45,7 @@ def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None, name
 
 def _names(height: int, width: int = 16) -> np.ndarray:
     """The names of the rows, from below, [height, width, 3]."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI)  # it rounds down
     canvas = FigureCanvasAgg(figure)
     for i, name in enumerate(ROWS):
         figure.text(0.5, 1 - (i + 0.5) / len(ROWS), name, rotation=90, ha="center", va="center", fontsize=8)

@@ -52,7 +52,7 @@ def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: st
     colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
     wide = min(3, len(tasks))
     tall = -(-len(tasks) // wide)
-    legend = _legend_rows([row for row in rows if _visible(row, _limit(rows, row.task, window), window)])
+    legend = _legend_rows([row for row in rows if _visible(row, _limit(rows, row.task, window))])
     width = max(7.2, 4.4 * wide)
     captions = [_caption(row, [other for other in rows if other.label == row.label]) for row in legend]
     names = [textwrap.fill(caption, int(LETTERS * width)) for caption in captions]
@@ -110,12 +110,16 @@ def _handle(row: Row, colors: dict[str, str]) -> Any:
 
 def _look(row: Row, colors: dict[str, str]) -> dict[str, Any]:
     if row.ours:
-        return {"color": colors[row.label], "lw": 1.8, "ls": "--" if row.label.endswith("(greedy)") else "-"}
+        return {"color": colors[row.label], "lw": 1.8, "ls": "--" if _greedy(row) else "-"}
     if any(curve.std is not None for curve in row.curves):  # few points: a line between them would be invented
         marker = "D" if row.label == "tdmpc2" else "s"
         return {"color": GREYS.get(row.label, ("0.6", ""))[0], "ls": "", "marker": marker, "ms": 4}
     color, style = GREYS.get(row.label, ("0.6", ":"))
     return {"color": color, "lw": 1.4 if row.label == REFERENCE else 1.1, "ls": style}
+
+
+def _greedy(row: Row) -> bool:
+    return row.label.endswith("(greedy)")
 
 
 def _limit(rows: Sequence[Row], task: str, window: Window) -> float:
@@ -125,10 +129,10 @@ def _limit(rows: Sequence[Row], task: str, window: Window) -> float:
     return max(1.25 * last, 2 * window.bin)
 
 
-def _visible(row: Row, limit: float, window: Window) -> bool:
+def _visible(row: Row, limit: float) -> bool:
     """Whether a row has points in the panel (at the start, all published ones are alike)."""
     if row.ours:
-        return len(_line(row, window)[0]) > 0
+        return not _greedy(row) or len(mean_curve(row.curves).steps) > 0
     return any(((curve.steps > 0) & (curve.steps <= limit)).any() for curve in row.curves)
 
 
@@ -136,7 +140,7 @@ def _panel(axis: Any, rows: Sequence[Row], task: str, window: Window, colors: di
     limit = _limit(rows, task, window)
     for row in rows:
         look = _look(row, colors)
-        if not _visible(row, limit, window):
+        if not _visible(row, limit):
             continue
         steps, scores, spread = _line(row, window)
         if len(steps) == 1:  # a line of one point is not drawn
@@ -167,7 +171,7 @@ def _range(rows: Sequence[Row], limit: float) -> tuple[float, float]:
 
 def _line(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is drawn of a row: (env steps, mean, standard deviation) over its seeds."""
-    if row.ours and not row.label.endswith("(greedy)"):
+    if row.ours and not _greedy(row):
         return _smooth(row, window)
     mean = mean_curve(row.curves)
     return mean.steps, mean.scores, np.asarray(mean.std)
