@@ -88,12 +88,12 @@ def test_cadence_by_updates_and_the_end_of_training(tmp_path):
 
 def test_best_by_evaluation_is_kept_beside_the_last(tmp_path):
     loop = run(make(tmp_path), 4)
-    for score in (3.0, 9.0, 5.0):
+    for score in (float("nan"), 3.0, 9.0, 5.0):
         loop.round()
         loop.call("on_validation_end", metrics={"eval/greedy_score": score}, episodes=[])
     best = runfolder.best_checkpoint(tmp_path)
     assert runfolder.read_manifest(best)["score"] == 9.0
-    assert runfolder.read_manifest(best)["env_step"] == 6 * 16
+    assert runfolder.read_manifest(best)["env_step"] == 7 * 16
     assert len(list((tmp_path / CHECKPOINTS).glob("best-*"))) == 1
     assert set(runfolder.load_tensors(best / "model.pt")["loop"]) >= {"dreamer"}
     assert latest_complete(tmp_path) != best

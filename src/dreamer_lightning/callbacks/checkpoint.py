@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Checkpoint(Callback):
             self._warn(list(metrics))
             return
         score = float(score)
-        if self.best is None or score > self.best:
+        if not math.isnan(score) and (self.best is None or score > self.best):  # nothing is larger than NaN
             self.best = score
             self.save(loop, best=True)
 
