@@ -193,6 +193,9 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dmc.yaml --trainer.magic 9", "--trainer.magic: Fabric runs the loop, there is no Trainer"),
         ("fit --resume nowhere", "--resume: 'nowhere' is not a run folder"),
         ("fit --resume nowhere --run_dir here", "--run_dir: a resumed run stays in its folder, nowhere; drop it"),
+        ("fit --config dmc.yaml --env.hide velocity", "--env.hide: expected a list such as '[a, b]', got velocity"),
+        ("fit --config dmc.yaml --env.pixels", "--env: it, or an option below it, needs a value after it"),
+        ("fit --config dmc.yaml --size 7", '--size: Unable to load config "7"'),
         ("fit --config dmc.yaml --env_steps 1e999", "--env_steps: expected a whole number below 1e18, got 1e999"),
         ("fit --resume nowhere --config dmc.yaml", "--config: a resumed run keeps its own config.yaml"),
         ("evaluate", "--run is missing"),
@@ -210,6 +213,20 @@ def test_a_mistake_is_one_line(capsys, tmp_path: Path, monkeypatch, line: str, e
     monkeypatch.chdir(tmp_path)
     assert expected in fails(capsys, *line.split())
     assert not list(tmp_path.iterdir()), "half-written"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "own.yaml holds no options; write lines such as seed: 3"),
+        ("seed: 3\nenv: [\n", "own.yaml line 3: expected the node content"),
+        ("env_stepz: 3", "config: no option 'env_stepz' (did you mean env_steps?)"),
+        ("value_aware: off", "got False (YAML reads off, on, no and yes so: quote them)"),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line(capsys, tmp_path: Path, text: str, expected: str):
+    (tmp_path / "own.yaml").write_text(text)
+    assert expected in fails(capsys, "fit", "--config", "dmc.yaml", "--config", str(tmp_path / "own.yaml"))
 
 
 def test_every_flag_of_trainer_has_a_line():

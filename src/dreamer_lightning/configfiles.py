@@ -79,14 +79,22 @@ def of_run(folder: str, option: str) -> Path:
 
 
 def import_from(config: Path) -> list[str]:
-    """The folders that own classes came from, as the config of a run remembers them."""
+    """The folders that own classes came from, as the config of a run remembers them.
+
+    Raises:
+        UserError: the file is no YAML, or holds no options.
+    """
     import yaml
 
     try:
         values = yaml.safe_load(config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):  # the parser says what is wrong with it
-        return []
-    return [str(folder) for folder in (values.get("import_from") if isinstance(values, dict) else None) or ()]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config: {config}{where}: {getattr(error, 'problem', None) or 'not YAML'}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {config} holds no options; write lines such as seed: 3")
+    return [str(folder) for folder in values.get("import_from") or ()]
 
 
 def from_trainer(flag: str) -> str:

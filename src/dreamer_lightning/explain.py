@@ -35,6 +35,10 @@ def explain(message: str, options: Iterable[str]) -> str:
     untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)' does not specify a type", message)
     if untyped:
         return f"{untyped[2]}: give its parameter '{untyped[1]}' a type, so that options can be checked"
+    valueless = re.search(r"argument (--\S+): expected one argument", message)
+    if valueless:
+        return f"{valueless[1]}: it, or an option below it, needs a value after it"
+    keys = [key for key, before in zip(keys, ["", *keys], strict=False) if key != before]  # told twice
     option = "--" + ".".join(keys) if keys else ""
     refused = re.search(r"Option '([^']+)' is not accepted", message)
     if refused:
@@ -72,6 +76,10 @@ def last_cause(message: str) -> str:
     text = re.sub(r"Expected a dot import path string: (.*)", r"Expected a class by its dotted path, got \1", text)
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
     text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), text)
+    text = re.sub(r"Parser key \"[\w.]+\": ", "", text)
+    text = re.sub(r"^Expected an? (list|Sequence)\b", "expected a list such as '[a, b]'", text)
+    if re.search(r"one of .*[Gg]ot value: (True|False)$", text):
+        text += " (YAML reads off, on, no and yes so: quote them)"
     given = re.search(r"Given value: (.*)", message)
     if given and "got" not in text.lower():
         text = f"{text}, got {given[1]}"
