@@ -10,7 +10,9 @@ from PIL import Image
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.utils import check_env_specs
 
+from dreamer_lightning.commands.build import probe
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_action, random_score, specs_of, step
+from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.values import resize
 from dreamer_lightning.types import Space, UserError
@@ -413,3 +415,16 @@ def test_worker_processes(tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
     with pytest.raises(UserError, match="observation is NaN or infinite at step 3"):
         play(workers, uniform(here, 4))
+
+
+class Bare(EnvFactory):
+    """A user's own factory that makes what gymnasium makes."""
+
+    def make(self, seed, pixels_for_video=False):
+        return gymnasium.make("CartPole-v1")
+
+
+def test_an_own_factory_has_a_name_and_makes_what_torchrl_wraps():
+    assert Bare().name == "Bare"
+    with pytest.raises(UserError, match=r"env: Bare.make returns a TimeLimit, no TorchRL EnvBase; .*Custom wires"):
+        probe(Bare(), 0)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.fabric import Fabric
+from torchrl.envs import EnvBase
 
 from dreamer_lightning.callbacks import (
     Checkpoint,
@@ -117,9 +118,18 @@ def hardware(fabric: Fabric) -> str:
 
 
 def probe(env: EnvFactory, seed: int) -> Specs:
-    """The environment's spaces, from one that is made and closed again."""
+    """The environment's spaces, from one that is made and closed again.
+
+    Raises:
+        UserError: the factory is a user's own and makes something else.
+    """
     env.prepare()
     made = env.make(seed)
+    if not isinstance(made, EnvBase):
+        raise UserError(
+            f"env: {type(env).__name__}.make returns a {type(made).__name__}, no TorchRL EnvBase; "
+            "dreamer_lightning.envs.Custom wires a gymnasium.Env"
+        )
     specs = specs_of(made)
     made.close()
     return specs

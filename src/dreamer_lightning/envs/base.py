@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,16 @@ class EnvFactory(ABC):
     """Makes environments of one task. A factory is plain data: cheap to build, easy to pickle for worker processes.
 
     Attributes:
-        name: the task in run names, such as ``walker_walk``.
+        name: the task in run names, such as ``walker_walk``; the class's own name where none is given.
         repeat: simulator steps for each decision of the agent (``env_step = agent_step * repeat``).
     """
 
     name: str
     repeat: int = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__dict__.get("name", cls.__name__)
 
     @abstractmethod
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
