@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
     "loop": (BORDERS | {"updates"}) - {"runfolder"},
-    "callbacks": BORDERS | {"callbacks", "evaluation", "runtime", ""},  # "" is __version__
+    "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "runtime", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli", "configfiles"},  # a run's networks are rebuilt from its config
     "interop": AGENT,

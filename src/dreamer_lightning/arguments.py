@@ -144,6 +144,12 @@ def flatten(options: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def as_json(value: Any, option: str) -> str:
+    """A value as it would be typed; paths, runs and numpy's numbers as what they stand for.
+
+    Raises:
+        UserError: it is an object that no config could hold.
+    """
+
     def plain(part: Any) -> Any:
         if isinstance(part, os.PathLike):
             return os.fspath(part)

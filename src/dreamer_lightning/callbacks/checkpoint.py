@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import shutil
@@ -15,6 +14,7 @@ from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.base import Callback, say, warn
 from dreamer_lightning.data import archive
 from dreamer_lightning.data import restore as replay_files
+from dreamer_lightning.explain import nearest
 from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
 
 
@@ -69,8 +69,7 @@ class Checkpoint(Callback):
         if self.warned:
             return
         self.warned = True
-        near = difflib.get_close_matches(self.monitor, names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = nearest(self.monitor, names)
         warn(f"--checkpoint.monitor: evaluations give no '{self.monitor}'{hint}; no best checkpoint is kept")
 
     def on_train_end(self, loop) -> None:
