@@ -16,14 +16,14 @@ import numpy as np
 import yaml
 
 from dreamer_lightning.callbacks.curve import learning_curve
-from dreamer_lightning.commands.compare import fewer, number
 from dreamer_lightning.evaluation.gap import ERROR_STEPS
-from dreamer_lightning.results.comparison import MILESTONES, records
-from dreamer_lightning.results.diagnosis import read_metrics
-from dreamer_lightning.results.figure import comparison_figure
-from dreamer_lightning.results.published import REFERENCE, WINDOWS, published
-from dreamer_lightning.results.rows import Row, tasks_of
-from dreamer_lightning.results.runs import load, read_config, rows_of
+from dreamer_lightning.workshop.compare import fewer, number
+from dreamer_lightning.workshop.results.comparison import MILESTONES, records
+from dreamer_lightning.workshop.results.diagnosis import read_metrics
+from dreamer_lightning.workshop.results.figure import comparison_figure
+from dreamer_lightning.workshop.results.published import REFERENCE, WINDOWS, published
+from dreamer_lightning.workshop.results.rows import Row, tasks_of
+from dreamer_lightning.workshop.results.runs import load, read_config, rows_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -1,7 +1,7 @@
 """Packs published learning curves for `compare`: python benchmarks/pack_scores.py FOLDER
 
 FOLDER holds `curves/<benchmark>_<method>.csv` (task,seed,env_steps,score; binned) and, of `tdmpc2repo_*`, milestones
-(task,env_steps,mean,std,n_seeds). Written: `src/dreamer_lightning/results/data/<benchmark>.csv.gz`, one row per seed:
+(task,env_steps,mean,std,n_seeds). Written: `workshop/results/data/<benchmark>.csv.gz` of the package, one row per seed:
 method, task, seed, and its scores as "env_steps:score" pairs; seeds are empty where only their mean and standard
 deviation are known, whose pairs are "env_steps:mean:std:n". Sources and licences: THIRD_PARTY.md.
 """
@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-TARGET = Path(__file__).resolve().parents[1] / "src" / "dreamer_lightning" / "results" / "data"
+TARGET = Path(__file__).resolve().parents[1] / "src" / "dreamer_lightning" / "workshop" / "results" / "data"
 LAST = {"dmc_proprio": 500_000, "dmc_vision": 1_000_000, "atari100k": 400_000}
 MEANS = {"tdmpc2repo_proprio_tdmpc2.csv": "tdmpc2", "tdmpc2repo_proprio_sac.csv": "sac"}
 

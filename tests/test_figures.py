@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import pytest
 
-from test_compare import write_run
+from runfolders import write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

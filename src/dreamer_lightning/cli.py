@@ -10,7 +10,7 @@ from typing import Any
 
 from dreamer_lightning import __version__, configfiles
 from dreamer_lightning.arguments import flatten, objects, with_configs, with_values, with_words
-from dreamer_lightning.commands import COMMANDS, EXAMPLES, PLACES, TAKES
+from dreamer_lightning.commands import COMMANDS, EXAMPLES, HOMES, PLACES, TAKES
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain, nearest
 from dreamer_lightning.runtime import wait_politely
@@ -113,7 +113,7 @@ def parse(name: str, args: list[str]) -> tuple[Callable, dict[str, Any]]:
 
 def command(name: str) -> Callable:
     """The function of a command, imported when it is asked for."""
-    return getattr(import_module(f"dreamer_lightning.commands.{name}"), name)
+    return getattr(import_module(f"dreamer_lightning.{HOMES.get(name, f'commands.{name}')}"), name)
 
 
 def make_parser(name: str, functions: list[Callable]) -> Any:

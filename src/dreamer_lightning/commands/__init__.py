@@ -1,4 +1,4 @@
-"""The commands: one function in a file of its name each, imported when it is asked for."""
+"""The commands: one function each, imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ COMMANDS = {
     "yardstick": "train PPO, SAC or DQN of stable-baselines3 on the same environment",
     "sweep": "run fit for several seeds: --seeds 0,1,2 [--jobs 2] and the options of fit",
     "bench": "measure how fast this machine trains, and where the time goes",
+}
+HOMES = {  # modules of the commands that are not commands.NAME
+    "bench": "workshop.bench.command",
+    "compare": "workshop.compare",
+    "diagnose": "workshop.diagnose",
+    "parity": "workshop.parity.command",
+    "sweep": "workshop.sweep",
+    "yardstick": "workshop.yardstick",
 }
 TAKES = {"bench": "fit", "yardstick": "fit"}  # commands that take another one's options too, as one dict
 PLACES = {  # words without an option

@@ -30,7 +30,6 @@ from dreamer_lightning.commands.build import (
     probe,
 )
 from dreamer_lightning.commands.checks import check_callbacks, check_numbers, check_optimizer, check_start
-from dreamer_lightning.commands.diagnose import closing
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
@@ -251,6 +250,8 @@ def fit(
     finally:
         with suppress(Exception):  # what broke the run may not close, either
             acting.shutdown()
+    from dreamer_lightning.workshop.diagnose import closing  # the one thing of the workshop that a run needs
+
     return Run(folder, closing(folder) if devices.is_global_zero else "")
 
 

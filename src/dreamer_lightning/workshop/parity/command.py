@@ -1,0 +1,25 @@
+"""Compare our numbers with arrays recorded from the official DreamerV3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.workshop.parity.run import run
+
+
+def parity(folder: str, json: bool = False) -> Outcome:
+    """Compare every number with arrays recorded from the official DreamerV3, in float32 on the CPU.
+
+    Exit code 0 if all hold, 1 if any falls outside its tolerance, 2 if the folder is none of such arrays or a check
+    could not be run.
+
+    Args:
+        folder: folder of the npz files (nets, rssm, heads, losses, optim, agent_*, init, counts).
+        json: print one JSON object per compared array (file, key, error, tolerance, ok) instead of the table.
+
+    Raises:
+        UserError: the folder holds no such files.
+    """
+    report = run(Path(folder).expanduser())
+    return Outcome(report.lines() if json else report.table(), report.code, tuple(report.problems))
