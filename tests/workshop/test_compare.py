@@ -27,6 +27,7 @@ from dreamer_lightning.workshop.results.published import METHODS, WINDOWS, publi
 from dreamer_lightning.workshop.results.rows import Episodes, Row, Setting
 from dreamer_lightning.workshop.results.runs import load, read_run, setting_of, version_of
 from dreamer_lightning.workshop.results.statistics import interval, iqm, mean
+from runfolders import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = Window(10_000, 10_000)
