@@ -11,7 +11,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs.utils import check_env_specs
 
 from dreamer_lightning.commands.build import probe
-from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_action, random_score, specs_of, step
+from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_score, specs_of, step
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.values import resize
@@ -35,7 +35,7 @@ def play(env, actions) -> list:
 
 def uniform(env, count: int, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [random_action(specs_of(env).action, env.batch_size, generator) for _ in range(count)]
+    return [specs_of(env).actions.random(env.batch_size, generator) for _ in range(count)]
 
 
 vector, image = Space((3,)), Space((64, 64, 3), "uint8")

@@ -12,7 +12,7 @@ import tiny
 from dreamer_lightning.commands import fit
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.data.episodes import EpisodeReplay
-from dreamer_lightning.data.explore import disturbed, random_actions
+from dreamer_lightning.data.explore import disturbed
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.types import Space, Specs
 
@@ -20,7 +20,7 @@ MIXED = Specs({}, {"a": Space((2,)), "b": Space((), "int32", classes=3)})
 
 
 def test_random_actions_are_uniform():
-    actions = random_actions(MIXED, 30_000, torch.Generator().manual_seed(0), None)
+    actions = MIXED.actions.random((30_000,), torch.Generator().manual_seed(0))
     assert actions.shape == (30_000, 5)
     torch.testing.assert_close(actions[:, :2].mean(0), torch.zeros(2), atol=0.02, rtol=0)
     torch.testing.assert_close(actions[:, :2].square().mean(0), torch.full((2,), 1 / 3), atol=0.02, rtol=0)

@@ -20,7 +20,7 @@ from lightning.fabric import Fabric
 import tiny
 from dreamer_lightning.callbacks.health import Usual
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.envs import Custom, make_batched, random_action, specs_of
+from dreamer_lightning.envs import Custom, make_batched, specs_of
 from dreamer_lightning.envs.counting import Counting, CountingEnv
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.envs.patience import within
@@ -60,11 +60,9 @@ class Faulty(gymnasium.Env):
 
 
 def play(env, steps):
-    spaces_, generator, state, seen = specs_of(env).action, torch.Generator().manual_seed(0), env.reset(), []
+    actions, generator, state, seen = specs_of(env).actions, torch.Generator().manual_seed(0), env.reset(), []
     for _ in range(steps):
-        stepped, state = env.step_and_maybe_reset(
-            state.set("action", random_action(spaces_, env.batch_size, generator))
-        )
+        stepped, state = env.step_and_maybe_reset(state.set("action", actions.random(env.batch_size, generator)))
         seen.append(stepped["next"].clone())
     return torch.stack(seen, 1)
 

@@ -74,7 +74,7 @@ def test_policy_has_the_reference_numbers_and_gradients(name):
         assert_close(dist.entropy(), want[f"out/{key}/entropy"])
         pred = dist.pred().argmax(-1) if space.discrete else dist.pred()
         assert_close(pred, want[f"out/{key}/pred"])
-    joined = policy.join(events)
+    joined = head.spaces.join(events)
     assert_close(policy.log_prob(joined), sum(want[f"out/{key}/logp"] for key in spaces))
     objective = (policy.log_prob(joined) * want.tensor("dlogp") + policy.entropy() * want.tensor("dentropy")).sum()
     objective.backward()

@@ -20,7 +20,7 @@ from dreamer_lightning.nets.outputs import (
     TwoHot,
 )
 from dreamer_lightning.ops.scalars import symexp_bins, symlog, twohot_encode
-from dreamer_lightning.types import Space
+from dreamer_lightning.types import Layout, Space
 from golden import assert_close, assert_grad, golden
 
 
@@ -234,7 +234,7 @@ def test_everything_is_float32_and_targets_take_no_gradient(make, target):
 
 
 def test_policy_output_joins_and_splits_in_sorted_order():
-    spaces = {"arm": Space((2,)), "grip": Space((), "int32", 3), "pair": Space((2,), "int32", 2)}
+    spaces = Layout({"arm": Space((2,)), "grip": Space((), "int32", 3), "pair": Space((2,), "int32", 2)})
     logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
     output = PolicyOutput(
         {
@@ -245,8 +245,8 @@ def test_policy_output_joins_and_splits_in_sorted_order():
         spaces,
     )
     torch.testing.assert_close(output.pred(), torch.tensor([0.1, 0.2, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]))
-    assert output.split(output.pred())["pair"].shape == (2, 2)
-    torch.testing.assert_close(output.join(output.split(output.pred())), output.pred())
-    logps = [output.by_key[name].log_prob(part) for name, part in output.split(output.pred()).items()]
+    assert spaces.split(output.pred())["pair"].shape == (2, 2)
+    torch.testing.assert_close(spaces.join(spaces.split(output.pred())), output.pred())
+    logps = [output.by_key[name].log_prob(part) for name, part in spaces.split(output.pred()).items()]
     torch.testing.assert_close(output.log_prob(output.pred()), sum(logps))
     assert set(output.randomness()) == {"grip", "pair"}  # a plain normal has no bounds

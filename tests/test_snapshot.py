@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, guarded, make_batched
-from dreamer_lightning.envs.base import random_action, specs_of, step
+from dreamer_lightning.envs.base import specs_of, step
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.guarded import env_states, set_env_states
 from dreamer_lightning.envs.snapshot import NoState, packed, unpacked
@@ -47,9 +47,9 @@ class Forgets(Remembers):
 
 
 def play(env, state, steps, generator):
-    spaces_, seen = specs_of(env).action, []
+    actions, seen = specs_of(env).actions, []
     for _ in range(steps):
-        state, after = step(env, state, random_action(spaces_, env.batch_size, generator))
+        state, after = step(env, state, actions.random(env.batch_size, generator))
         seen.append(after.clone())
     return state, seen
 

@@ -18,7 +18,7 @@ Shape legend, used in signatures and trailing comments everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -67,26 +67,92 @@ class Space:
         return prod(self.shape) * max(1, self.classes)
 
 
+class Layout(dict[str, Space]):
+    """Spaces by name whose numbers lie side by side in one flat vector [*b, a], in the order of this dict.
+
+    A continuous entry takes one place for each number, a discrete one takes ``classes`` places (one-hot).
+    """
+
+    @property
+    def size(self) -> int:
+        """Length of the flat vector."""
+        return sum(space.size for space in self.values())
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The flat vector [*b, a] as one tensor per entry, in the shape of its space (and its classes)."""
+        sizes = [space.size for space in self.values()]
+        parts = flat.split(sizes, -1) if len(sizes) > 1 else [flat]
+        return {
+            name: part.reshape(*part.shape[:-1], *space.shape, *[space.classes] * space.discrete)
+            for (name, space), part in zip(self.items(), parts, strict=True)
+        }
+
+    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The inverse of ``split``."""
+        flat = []
+        for name, space in self.items():
+            lead = parts[name].ndim - len(space.shape) - space.discrete
+            flat.append(parts[name].reshape(*parts[name].shape[:lead], space.size))
+        return torch.cat(flat, -1) if len(flat) > 1 else flat[0]
+
+    def one_hot(self, numbers: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The flat vector [*b, a] of numbers and class numbers (from 0), each [*b, *shape of its space]."""
+        parts = {}
+        for name, space in self.items():
+            value = numbers[name]
+            if space.discrete:
+                value = value.unsqueeze(-1) == torch.arange(space.classes, device=value.device)
+            parts[name] = value.to(dtype)
+        return self.join(parts)
+
+    def numbers(self, flat: Tensor) -> dict[str, Tensor]:
+        """The inverse of ``one_hot``; of a discrete entry the place of its largest number counts."""
+        parts = self.split(flat)
+        return {name: parts[name].argmax(-1) if space.discrete else parts[name] for name, space in self.items()}
+
+    def clip(self, flat: Tensor) -> Tensor:
+        """The flat vector with its continuous entries cut to [-1, 1], between which every policy acts."""
+        if all(space.discrete for space in self.values()):
+            return flat
+        parts = self.split(flat)
+        return self.join({name: parts[name] if self[name].discrete else parts[name].clamp(-1, 1) for name in self})
+
+    def random(
+        self, shape: Sequence[int], generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Uniform draws [*shape, a]: in [-1, 1] where continuous, one-hot where discrete."""
+        draws = torch.rand(*shape, self.size, generator=generator, device=device)
+        numbers = self.numbers(draws)
+        return self.one_hot(
+            {name: numbers[name] if space.discrete else 2 * numbers[name] - 1 for name, space in self.items()}
+        )
+
+
 @dataclass(frozen=True)
 class Specs:
     """What an environment offers: observations and actions by name, in the environment's own order.
 
-    The flat action vector ``a`` concatenates the action entries in sorted order of their names.
+    The flat action vector ``a`` concatenates the action entries in sorted order of their names: ``actions``.
     """
 
     obs: dict[str, Space]
     action: dict[str, Space]
 
     @property
+    def actions(self) -> Layout:
+        """The layout of the flat action vector."""
+        return Layout(sorted(self.action.items()))
+
+    @property
     def action_dim(self) -> int:
-        return sum(space.size for space in self.action.values())
+        return self.actions.size
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Specs:
         """The inverse of ``dataclasses.asdict``."""
 
         def spaces(part: dict[str, Any]) -> dict[str, Space]:
-            return {name: Space(tuple(x["shape"]), x["dtype"], x["classes"]) for name, x in part.items()}
+            return {name: Space(**{**x, "shape": tuple(x["shape"])}) for name, x in part.items()}
 
         return cls(spaces(plain["obs"]), spaces(plain["action"]))
 

@@ -15,7 +15,7 @@ from dreamer_lightning import cli
 from dreamer_lightning.envs import DMC, Gym
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.view import GymView, action_space
-from dreamer_lightning.types import Space, UserError
+from dreamer_lightning.types import Layout, Space, UserError
 from dreamer_lightning.workshop.results.runs import read_run
 
 
@@ -60,9 +60,11 @@ def test_pictures_and_classes():
     assert cart._flat(1).tolist() == [0, 1]
     lake = GymView(Gym("FrozenLake-v1").make(0))
     assert lake.reset()[0].sum() == 1, "a class is one-hot"
-    assert action_space([Space((), "int32", 3), Space((), "int32", 2)]) == gymnasium.spaces.MultiDiscrete([3, 2])
+    assert action_space(Layout(a=Space((), "int32", 3), b=Space((), "int32", 2))) == gymnasium.spaces.MultiDiscrete(
+        [3, 2]
+    )
     with pytest.raises(UserError, match="continuous and discrete"):
-        action_space([Space((2,)), Space((), "int32", 3)])
+        action_space(Layout(a=Space((2,)), b=Space((), "int32", 3)))
 
 
 def train(folder: Path, *args: str) -> int:

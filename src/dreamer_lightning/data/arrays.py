@@ -44,8 +44,9 @@ def to_action(specs: Specs, action: Tensor) -> np.ndarray:
     Returns:
         Continuous: float32 in [-1, 1] [*b, a]; discrete: class numbers [*b]; MultiDiscrete: a vector of them.
     """
-    spaces = [specs.action[name] for name in sorted(specs.action)]
-    if not spaces[0].discrete:
-        return action.float().clamp(-1, 1).cpu().numpy()
-    classes = [part.argmax(-1).cpu() for part in action.split([space.size for space in spaces], -1)]
+    layout = specs.actions
+    numbers = layout.numbers(layout.clip(action.float()))
+    if not next(iter(layout.values())).discrete:
+        return layout.join(numbers).cpu().numpy()
+    classes = [number.cpu() for number in numbers.values()]
     return (classes[0] if len(classes) == 1 else torch.stack(classes, -1)).numpy()

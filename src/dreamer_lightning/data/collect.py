@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from dreamer_lightning.data.explore import disturbed, random_actions
+from dreamer_lightning.data.explore import disturbed
 from dreamer_lightning.types import LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
@@ -54,7 +54,7 @@ class CollectorPolicy(TensorDictModuleBase):
         is_first = self._in(tensordict.get("is_init").squeeze(-1))
         action, state = self._act(obs, state, is_first, self.generator)
         if self.random:
-            action = random_actions(self.specs, len(action), self.generator, action.device)
+            action = self.specs.actions.random((len(action),), self.generator, action.device)
         elif self.noise:
             action = disturbed(action, self.specs, self.noise, self.generator)
         size = tensordict.batch_size

@@ -1,7 +1,7 @@
 """Environments: factories that make TorchRL environments which all speak the same wire."""
 
 from dreamer_lightning.envs.atari import Atari
-from dreamer_lightning.envs.base import EnvFactory, random_action, random_score, specs_of, step
+from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of, step
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.envs.custom import Custom
 from dreamer_lightning.envs.dmc import DMC
@@ -16,7 +16,6 @@ __all__ = [
     "Gym",
     "make_batched",
     "probe_gl",
-    "random_action",
     "random_score",
     "require_gl",
     "specs_of",

@@ -146,11 +146,11 @@ def random_score(
     factory = factory.blind()
     factory.prepare()
     env, generator = make(factory) if make else factory.make(seed), torch.Generator().manual_seed(seed)
-    spaces = specs_of(env).action
+    actions = specs_of(env).actions
     played, score, length = [], 0.0, 0
     state = env.reset()
     for _ in range(max_steps):
-        state, after = step(env, state, random_action(spaces, (), generator))
+        state, after = step(env, state, actions.random((), generator))
         score, length = score + float(after["reward"]), length + 1
         if after["done"]:
             played.append((score, length))
@@ -166,16 +166,3 @@ def step(env: EnvBase, state, action: torch.Tensor):
     """One decision: (the state to go on from, reset where an episode ended; what the decision led to)."""
     stepped, state = env.step_and_maybe_reset(state.set("action", action))
     return state, stepped["next"]
-
-
-def random_action(spaces: dict[str, Space], shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Uniform flat actions [*shape, a]: in [-1, 1] for continuous entries, one-hot for discrete ones."""
-    parts = []
-    for name in sorted(spaces):
-        space = spaces[name]
-        if space.discrete:
-            index = torch.randint(space.classes, shape, generator=generator)
-            parts.append(torch.nn.functional.one_hot(index, space.classes).float())
-        else:
-            parts.append(torch.rand(*shape, space.size, generator=generator) * 2 - 1)
-    return torch.cat(parts, -1)

@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
 from dreamer_lightning.envs.base import specs_of
-from dreamer_lightning.types import Space, UserError
+from dreamer_lightning.types import Layout, UserError
 
 VECTOR = "vector"  # all that is no picture, as one vector
 
@@ -35,17 +35,15 @@ class GymView(gymnasium.Env):
         self.env, self.specs = env, specs_of(env)
         self.td: TensorDictBase | None = None
         self.pictures = [name for name, space in self.specs.obs.items() if space.image]
-        self.numbers = [name for name, space in self.specs.obs.items() if not space.image]
+        self.numbers = Layout({name: space for name, space in self.specs.obs.items() if not space.image})
         parts: dict[str, spaces.Space] = {
             name: spaces.Box(0, 255, self.specs.obs[name].shape, np.uint8) for name in self.pictures
         }
         if self.numbers:
-            size = sum(self.specs.obs[name].size for name in self.numbers)
-            parts[VECTOR] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            parts[VECTOR] = spaces.Box(-np.inf, np.inf, (self.numbers.size,), np.float32)
         self.single = len(parts) == 1
         self.observation_space = next(iter(parts.values())) if self.single else spaces.Dict(parts)
-        self.actions = [self.specs.action[name] for name in sorted(self.specs.action)]
-        self.action_space = action_space(self.actions)
+        self.action_space = action_space(self.specs.actions)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """A new episode; the environment was seeded when it was made, and goes on with its own draws."""
@@ -66,30 +64,22 @@ class GymView(gymnasium.Env):
     def _observe(self, td: TensorDictBase):
         parts: dict[str, np.ndarray] = {name: td[name].numpy().copy() for name in self.pictures}
         if self.numbers:
-            parts[VECTOR] = np.concatenate([_numbers(td[name], self.specs.obs[name]) for name in self.numbers])
+            parts[VECTOR] = self.numbers.one_hot(td).numpy()
         return next(iter(parts.values())) if self.single else parts
 
     def _flat(self, action) -> torch.Tensor:
         if isinstance(self.action_space, spaces.Box):
             return torch.as_tensor(np.asarray(action, np.float32))
-        chosen = np.asarray(action).reshape(-1)
-        hot = [np.eye(space.classes, dtype=np.float32)[i] for space, i in zip(self.actions, chosen, strict=True)]
-        return torch.from_numpy(np.concatenate(hot))
+        chosen = torch.as_tensor(np.asarray(action)).reshape(-1)
+        return self.specs.actions.one_hot(dict(zip(self.specs.actions, chosen, strict=True)))
 
 
-def action_space(actions: list[Space]) -> spaces.Space:
+def action_space(actions: Layout) -> spaces.Space:
     """The flat wire action as gymnasium sees it."""
-    discrete = [space.discrete for space in actions]
-    if all(discrete) and all(space.shape == () for space in actions):
-        if len(actions) == 1:
-            return spaces.Discrete(actions[0].classes)
-        return spaces.MultiDiscrete([space.classes for space in actions])
+    discrete = [space.discrete for space in actions.values()]
+    if all(discrete) and all(space.shape == () for space in actions.values()):
+        classes = [space.classes for space in actions.values()]
+        return spaces.Discrete(classes[0]) if len(classes) == 1 else spaces.MultiDiscrete(classes)
     if any(discrete):
         raise UserError("env: continuous and discrete actions at once have no gymnasium space that libraries take")
-    return spaces.Box(-1.0, 1.0, (sum(space.size for space in actions),), np.float32)
-
-
-def _numbers(value: torch.Tensor, space: Space) -> np.ndarray:
-    if not space.discrete:
-        return value.numpy().astype(np.float32).reshape(-1)
-    return np.eye(space.classes, dtype=np.float32)[value.numpy().reshape(-1)].reshape(-1)
+    return spaces.Box(-1.0, 1.0, (actions.size,), np.float32)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamer_lightning.nets.outputs import LOG_SQRT_2PI, Distribution, Normal, sum_event
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import precise
-from dreamer_lightning.types import Space
+from dreamer_lightning.types import Layout
 
 QUANTILES = 100  # points at which TanhNormal looks for its mode and integrates its entropy
 
@@ -167,23 +167,23 @@ class PolicyOutput(Distribution):
     """One distribution per action, over the flat action vector [*b, a] (entries in sorted order of their names).
 
     Args:
-        by_key: distribution of each action by name, in sorted order.
-        spaces: space of each action by name.
+        by_key: distribution of each action by name, in the order of ``spaces``.
+        spaces: the layout of the flat vector.
     """
 
-    def __init__(self, by_key: dict[str, Distribution], spaces: dict[str, Space]):
+    def __init__(self, by_key: dict[str, Distribution], spaces: Layout):
         self.by_key, self.spaces = by_key, spaces
 
     def pred(self) -> Float[Tensor, "*b a"]:
         """The greedy action."""
-        return self.join({name: dist.pred() for name, dist in self.by_key.items()})
+        return self.spaces.join({name: dist.pred() for name, dist in self.by_key.items()})
 
     def sample(self, noise: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
-        parts = self.split(noise)
-        return self.join({name: dist.sample(parts[name]) for name, dist in self.by_key.items()})
+        parts = self.spaces.split(noise)
+        return self.spaces.join({name: dist.sample(parts[name]) for name, dist in self.by_key.items()})
 
     def log_prob(self, event: Float[Tensor, "*b a"]) -> Float[Tensor, "*b"]:
-        parts = self.split(event)
+        parts = self.spaces.split(event)
         logps = [dist.log_prob(parts[name]) for name, dist in self.by_key.items()]
         return torch.stack(logps).sum(0) if len(logps) > 1 else logps[0]
 
@@ -199,21 +199,3 @@ class PolicyOutput(Distribution):
                 low, high = dist.entropy_range()
                 found[name] = (dist.entropy() - low) / (high - low)
         return found
-
-    def split(self, flat: Float[Tensor, "*b a"]) -> dict[str, Tensor]:
-        """The flat vector as one tensor per action, in the shape of its space (and its classes)."""
-        sizes = [space.size for space in self.spaces.values()]
-        parts = flat.split(sizes, -1) if len(sizes) > 1 else [flat]
-        shapes = [(*space.shape, space.classes) if space.discrete else space.shape for space in self.spaces.values()]
-        return {
-            name: part.reshape(*part.shape[:-1], *shape)
-            for name, part, shape in zip(self.spaces, parts, shapes, strict=True)
-        }
-
-    def join(self, parts: dict[str, Tensor]) -> Float[Tensor, "*b a"]:
-        """The inverse of ``split``."""
-        flat = []
-        for name, space in self.spaces.items():
-            lead = parts[name].ndim - len(space.shape) - space.discrete
-            flat.append(parts[name].reshape(*parts[name].shape[:lead], space.size))
-        return torch.cat(flat, -1) if len(flat) > 1 else flat[0]

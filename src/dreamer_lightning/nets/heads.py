@@ -22,7 +22,7 @@ from dreamer_lightning.nets.outputs import (
     TwoHot,
 )
 from dreamer_lightning.ops.scalars import symexp_bins
-from dreamer_lightning.types import Space, Specs, UserError
+from dreamer_lightning.types import Specs, UserError
 
 
 class Head(nn.Module, ABC):
@@ -210,7 +210,7 @@ class PolicyHead(Head):
         super().__init__()
         if not 0 < minstd < maxstd:
             raise UserError(f"minstd={minstd} and maxstd={maxstd} must be positive, the first below the second")
-        self.spaces: dict[str, Space] = {name: specs.action[name] for name in sorted(specs.action)}
+        self.spaces = specs.actions
         self.minstd, self.maxstd, self.unimix = minstd, maxstd, unimix
         self.mlp = MLP(in_dim, units, layers, act, norm, init)
         outs = []  # of each action, in the order of ``spaces``: [logits], or [mean, std]

@@ -15,7 +15,6 @@ from tensordict import TensorDict, TensorDictBase
 
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.envs.base import random_action
 from dreamer_lightning.ops import fused
 from dreamer_lightning.types import IS_FIRST, IS_LAST, IS_TERMINAL, LATENT, OBS, PREV_ACTION, REWARD, Specs
 from dreamer_lightning.updates import StaticUpdate, Update
@@ -94,7 +93,7 @@ def random_batch(specs: Specs, dreamer: Dreamer, b: int, t: int, seed: int = 0) 
     rssm: Any = dreamer.world_model.rssm
     packed = {key: value.cpu() for key, value in rssm.pack(rssm.initial(b, t)).items()}
     flags = {IS_FIRST: rare(), IS_LAST: rare(), IS_TERMINAL: rare()}
-    action = random_action(specs.action, (b, t), generator)
+    action = specs.actions.random((b, t), generator)
     reward = torch.rand(b, t, generator=generator)
     obs = {name: draw(space) for name, space in specs.obs.items()}
     return TensorDict({OBS: obs, LATENT: packed, PREV_ACTION: action, REWARD: reward, **flags}, [b, t])

@@ -11,7 +11,7 @@ from tensordict import TensorDictBase
 
 from dreamer_lightning.data.records import STREAM, initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.envs.base import EnvFactory, random_action, specs_of, step
+from dreamer_lightning.envs.base import EnvFactory, specs_of, step
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.types import IS_FIRST, IS_LAST
 from dreamer_lightning.workshop.bench.timing import median_ms, rate
@@ -63,11 +63,11 @@ def time_replay(replay: Replay, records: TensorDictBase, latents: dict[str, torc
 def time_envs(factory: EnvFactory, num_envs: int, backend: Any, seconds: float) -> Row:
     """Env steps (simulator frames) a second under random actions, without policy and collector."""
     env = make_batched(factory, num_envs, 0, backend)
-    spaces, generator = specs_of(env).action, torch.Generator().manual_seed(0)
+    actions, generator = specs_of(env).actions, torch.Generator().manual_seed(0)
     state = [env.reset()]
 
     def decide() -> int:
-        state[0], _ = step(env, state[0], random_action(spaces, (num_envs,), generator))
+        state[0], _ = step(env, state[0], actions.random((num_envs,), generator))
         return num_envs * factory.repeat
 
     try:

@@ -62,7 +62,7 @@ def _variant(v: Vectors, name: str, variant: str, make) -> None:
     if f"{name}/param_count" not in v.touched:
         v.exact(f"{name}/param_count", count)
     records = records_of(v, f"{name}/obs", specs)
-    records["prev_action"] = build.flat_action(specs.action, v.under(f"{name}/prevact"), v.dtype)
+    records["prev_action"] = specs.actions.one_hot(v.under(f"{name}/prevact"), v.dtype)
     kept: dict[str, Any] = {}
     with ExitStack() as stack:
         stack.enter_context(injected(dreamer))
@@ -115,7 +115,7 @@ def _middle(v: Vectors, key: str, dreamer: Dreamer, tokens: Tensor, observed, se
         "policy_loss": seen.losses["policy"],
         "value_loss": seen.losses["value"],
     }
-    parts = policy.split(dream.action)
+    parts = policy.spaces.split(dream.action)
     for name, dist in policy.by_key.items():
         imag |= {f"ent/{name}": dist.entropy(), f"logp/{name}": dist.log_prob(parts[name])}
     for name in v.names(f"{key}/imag"):
@@ -134,8 +134,8 @@ def _policy(v: Vectors, name: str, make) -> None:
     v.ignore(*(f"{key}/obs/{flag}" for flag in FLAGS))  # of these acting reads is_first alone
     rssm, is_first = model.rssm, v.tensor(f"{key}/obs/is_first")
     obs = {name: v.tensor(f"{key}/obs/{name}") for name in specs.obs}
-    action = build.flat_action(specs.action, v.under(f"{key}/act"), v.dtype)
-    prev_action = build.flat_action(specs.action, v.under(f"{key}/prevact"), v.dtype)
+    action = specs.actions.one_hot(v.under(f"{key}/act"), v.dtype)
+    prev_action = specs.actions.one_hot(v.under(f"{key}/prevact"), v.dtype)
     index = v.tensor(f"{key}/sample_idx")
     state = {**rssm.pack(latent_of(v, f"{key}/carry")), "prev_action": prev_action}
     rssm.noise = lambda *batch, generator=None: index  # type: ignore[method-assign]
@@ -145,7 +145,7 @@ def _policy(v: Vectors, name: str, make) -> None:
     latent = rssm.unpack(state)
     v.close(f"{key}/deter", latent.deter, SEQUENCE)
     v.exact(f"{key}/sample_idx", latent.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1))
-    for entry, value in build.split_action(specs.action, chosen.to(v.dtype)).items():
+    for entry, value in specs.actions.numbers(chosen.to(v.dtype)).items():
         v.exact(f"{key}/act/{entry}", value)
     latent = latent.map(lambda x: x.to(v.dtype))
     policy_keys(v, f"{key}/dist", agent.policy, latent.feat, v.under(f"{key}/act"), SEQUENCE)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import torch
 import yaml
-from torch import Tensor
 
 from dreamer_lightning import configfiles, interop
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.nets.decoders import DictDecoder, SymlogMLPDecoder, UpsampleDecoder
-from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder, concat_vectors
+from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEncoder, SymlogMLPEncoder
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
@@ -49,24 +47,6 @@ def space(entry) -> Space:
 def specs(obs: Mapping, act: Mapping, order: list[str] | None = None) -> Specs:
     """The spaces of an agent, observations in the order in which the reference inserted them."""
     return Specs({name: space(obs[name]) for name in order or obs}, {name: space(act[name]) for name in act})
-
-
-def flat_action(spaces: Mapping[str, Space], actions: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The flat action vector: entries in sorted order of their names, discrete ones one-hot."""
-    return concat_vectors(dict(actions), dict(sorted(spaces.items())), squash=False).to(dtype)
-
-
-def split_action(spaces: Mapping[str, Space], flat: Tensor) -> dict[str, Tensor]:
-    """The inverse of ``flat_action``; all zeros is class 0."""
-    names = sorted(spaces)
-    parts = zip(names, flat.split([spaces[name].size for name in names], -1), strict=True)
-    actions = {}
-    for name, part in parts:
-        shape = spaces[name].shape
-        if spaces[name].discrete:
-            part = part.unflatten(-1, (*shape, spaces[name].classes)).argmax(-1)
-        actions[name] = part if spaces[name].discrete else part.reshape(*part.shape[:-1], *shape)
-    return actions
 
 
 def rssm(options: Mapping, action_dim: int, embed_dim: int) -> BlockRSSM:

@@ -167,7 +167,7 @@ def _policy(v: Vectors, group: str) -> None:
     interop.load(layers, v.under(f"{group}/param"))
     output, events = head(x), v.under(f"{group}/event")
     policy_keys(v, f"{group}/out", head, x, events)
-    flat = build.flat_action(spaces, events, v.dtype)
+    flat = head.spaces.one_hot(events, v.dtype)
     objective = output.log_prob(flat) * v.tensor(f"{group}/dlogp") + output.entropy() * v.tensor(f"{group}/dentropy")
     objective.sum().backward()
     _grads(v, group, layers, x)

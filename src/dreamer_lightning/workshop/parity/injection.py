@@ -12,7 +12,6 @@ from dreamer_lightning import interop
 from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput
 from dreamer_lightning.nets.actions import PolicyOutput
 from dreamer_lightning.types import Latent, Specs
-from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.record import SEQUENCE, Vectors
 
 FLAGS = ("reward", "is_first", "is_last", "is_terminal")
@@ -48,7 +47,7 @@ def latent_of(v: Vectors, prefix: str) -> Latent:
 
 def noise_of(v: Vectors, prefix: str, specs: Specs) -> Noise:
     """The recorded draws; the actions themselves stand for their noise (see ``injected``)."""
-    action = build.flat_action(specs.action, v.under(f"{prefix}/imag_act"), v.dtype)
+    action = specs.actions.one_hot(v.under(f"{prefix}/imag_act"), v.dtype)
     return Noise(v.tensor(f"{prefix}/post_idx"), v.tensor(f"{prefix}/imag_idx"), action)
 
 

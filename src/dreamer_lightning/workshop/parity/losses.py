@@ -16,7 +16,7 @@ from dreamer_lightning.nets.outputs import Output, TwoHot
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops.returns import lambda_return
 from dreamer_lightning.ops.scalars import symexp_bins
-from dreamer_lightning.types import Space, Specs
+from dreamer_lightning.types import Layout, Space, Specs
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.heads import twohot_pred
 from dreamer_lightning.workshop.parity.record import LAYER, Job, Vectors
@@ -111,11 +111,12 @@ def _imag(v: Vectors, group: str) -> None:
         space = Space(act.shape[2:], "float32")
         raws = {part: v.tensor(f"{group}/policy_raw/{part}") for part in ("mean", "std")}
         make = partial(BoundedNormal, event_dims=len(space.shape))
-    policy = Given(lambda *raw: PolicyOutput({name: make(*raw)}, {name: space}), *raws.values())
+    layout = Layout({name: space})
+    policy = Given(lambda *raw: PolicyOutput({name: make(*raw)}, layout), *raws.values())
     names = ("contdisc", "slowtar", "horizon", "lam", "actent", "slowreg")
     agent = _actor_critic(v, group, config, policy, **{key: config["kwargs"][key] for key in names})
     rew, con = rew.requires_grad_(), con.requires_grad_()
-    flat = build.flat_action({name: space}, {name: act}, v.dtype)
+    flat = layout.one_hot({name: act}, v.dtype)
     with watching(agent) as seen:
         losses, _, ret = agent.dream_losses(Dream(torch.zeros(*rew.shape, 1), flat, rew, con), config["update"])
     v.close(f"{group}/ret", ret)

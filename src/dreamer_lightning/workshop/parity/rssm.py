@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamer_lightning import interop
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
-from dreamer_lightning.types import Latent
+from dreamer_lightning.types import Latent, Specs
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.record import GRADIENT, SEQUENCE, Job, Vectors, watch
 
@@ -24,16 +24,15 @@ def jobs(v: Vectors) -> Iterator[Job]:
 
 def _group(v: Vectors, group: str) -> None:
     config = v.json(f"{group}/config")
-    spaces = {name: build.space(entry) for name, entry in config["act"].items()}
-    size = sum(entry.size for entry in spaces.values())
-    rssm = build.rssm(config["rssm"], size, config["token_size"]).to(v.dtype)
+    layout = Specs({}, {name: build.space(entry) for name, entry in config["act"].items()}).actions
+    rssm = build.rssm(config["rssm"], layout.size, config["token_size"]).to(v.dtype)
     interop.load(interop.rssm_layers(rssm), v.under(f"{group}/param"))
 
     def action(name: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The flat actions, and the continuous entries as leaves."""
         actions = v.under(name)
         floats = {key: x.requires_grad_() for key, x in actions.items() if x.is_floating_point()}
-        return build.flat_action(spaces, actions, v.dtype), floats
+        return layout.one_hot(actions, v.dtype), floats
 
     _core(v, f"{group}/core", rssm)
     _prior(v, f"{group}/prior", rssm)

@@ -14,7 +14,6 @@ from dreamer_lightning import interop
 from dreamer_lightning.dreamer import Dreamer, TrainOutput
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Latent
-from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.injection import FLAGS, carry_after, injected, latent_of, loss_metrics, noise_of
 from dreamer_lightning.workshop.parity.optim import optimizer
 from dreamer_lightning.workshop.parity.record import LEARNED, SEQUENCE, Job, Vectors
@@ -63,9 +62,9 @@ def _batch(v: Vectors, key: str, dreamer: Dreamer, context: int) -> dict[str, An
     With a replay context that latent is the stored one, but for rows that go on from the batch before (``consec`` above
     0); these, and all rows without a context, take the carried state.
     """
-    data, specs, spaces = f"{key}/data", dreamer.specs, dreamer.specs.action
-    action = build.flat_action(spaces, {name: v.tensor(f"{data}/{name}") for name in spaces}, v.dtype)
-    before = build.flat_action(spaces, v.under(f"{key}/carry_prevact"), v.dtype)
+    data, specs, layout = f"{key}/data", dreamer.specs, dreamer.specs.actions
+    action = layout.one_hot({name: v.tensor(f"{data}/{name}") for name in layout}, v.dtype)
+    before = layout.one_hot(v.under(f"{key}/carry_prevact"), v.dtype)
     action = torch.cat([torch.zeros_like(action[:, :1]), before.unsqueeze(1), action[:, :-1]], 1)[:, context:]
     batch: dict[str, Any] = {flag: since(v.tensor(f"{data}/{flag}"), context) for flag in FLAGS}
     batch |= {"prev_action": action, "obs": {name: since(v.tensor(f"{data}/{name}"), context) for name in specs.obs}}
@@ -90,7 +89,7 @@ def _resolved(v: Vectors, key: str, dreamer: Dreamer, records: dict[str, Any], c
     v.ignore(f"{key}/data/consec")  # without a context, nothing reads it
     v.exact(f"{place}/carry/deter", carry.deter)
     v.exact(f"{place}/carry/stoch", carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)))
-    for name, action in build.split_action(dreamer.specs.action, records["prev_action"]).items():
+    for name, action in dreamer.specs.actions.numbers(records["prev_action"]).items():
         v.exact(f"{place}/prevact/{name}", action)
     for name in v.names(place):
         if name in FLAGS:
