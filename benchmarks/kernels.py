@@ -9,11 +9,11 @@ import time
 
 import torch
 
+from dreamer_lightning.kernels import fused, native, products
+from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.ops import fused, native, products
 from dreamer_lightning.ops.scalars import symexp_bins, twohot_encode
-from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Latent
 
 

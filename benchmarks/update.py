@@ -19,9 +19,9 @@ import torch
 
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.ops import fused
+from dreamer_lightning.kernels import fused
+from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.world_model import WorldModel
 

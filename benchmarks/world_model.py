@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.runtime import keep_memory
 from dreamer_lightning.types import Latent, Space, Specs
 from dreamer_lightning.world_model import SCALES, WorldModel
 

@@ -15,8 +15,8 @@ from lightning.fabric import Fabric
 import agreement
 from dreamer_lightning.commands.build import build_fabric
 from dreamer_lightning.commands.options import FabricOptions
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets.outputs import TwoHot
-from dreamer_lightning.ops import fused
 from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.updates import as_they_are
 

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "ops": NOUNS | {"ops"},
-    "nets": NOUNS | {"ops", "nets"},
+    "nets": NOUNS | {"ops", "nets", "kernels"},
+    "kernels": NOUNS | {"ops", "nets", "kernels"},
     "optim": NOUNS | {"optim"},
     "world_model": MODEL,
     "actor_critic": MODEL,
@@ -33,16 +34,16 @@ MAY_IMPORT = {
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
     "loop": (BORDERS | {"updates"}) - {"runfolder"},
-    "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "runtime", ""},  # "" is __version__
+    "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli", "configfiles"},  # a run's networks are rebuilt from its config
     "interop": AGENT,
-    "commands": EVERYTHING | {"commands", "explain", "runtime", ""},
-    "workshop": EVERYTHING | {"commands", "configfiles", "runtime", "workshop"},
+    "commands": EVERYTHING | {"commands", "explain", "kernels", "runtime", ""},
+    "workshop": EVERYTHING | {"commands", "configfiles", "kernels", "workshop"},
     "configfiles": NOUNS,
     "explain": NOUNS,
     "arguments": NOUNS | {"configfiles"},
-    "cli": NOUNS | {"", "arguments", "configfiles", "explain", "runtime", "commands"},
+    "cli": NOUNS | {"", "arguments", "configfiles", "explain", "kernels", "commands"},
     "__main__": {"cli"},
     "": {"cli", "agent", "world_model", "actor_critic", "dreamer"},
 }

@@ -395,7 +395,7 @@ def test_a_full_disk_under_the_log_file_does_not_end_the_run():
 HOLES = """
 import os, torch
 from dreamer_lightning.callbacks import Memory
-from dreamer_lightning.runtime import keep_memory
+from dreamer_lightning.kernels.process import keep_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

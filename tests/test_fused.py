@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from dreamer_lightning.nets.slopes import Draw, Gates, Norm
-from dreamer_lightning.ops import fused, native
+from dreamer_lightning.kernels import fused, native
+from dreamer_lightning.kernels.slopes import Draw, Gates, Norm
 from dreamer_lightning.ops.scalars import symexp_bins, twohot_encode
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
@@ -158,7 +158,7 @@ def test_other_tensors_go_to_torch():
     assert torch.autograd.gradcheck(lambda x: fused.norm_silu(x, w, 1e-4), x.detach().requires_grad_())
 
 
-ASK = "from dreamer_lightning.ops import fused, native; import torch; print(native.why_not() or 'built'); "
+ASK = "from dreamer_lightning.kernels import fused, native; import torch; print(native.why_not() or 'built'); "
 ASK += "print(fused.norm_silu(torch.ones(2, 4), torch.ones(4), 0.0)[0, 0].item())"
 
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch.nn.utils.parametrizations import weight_norm
 
-from dreamer_lightning.nets import fast
+from dreamer_lightning.kernels import fast, fused, loops, native
+from dreamer_lightning.kernels import layers as compiled_layers
 from dreamer_lightning.nets.blocks import MLP, BlockLinear
 from dreamer_lightning.nets.rssm import AROUND, EQUATIONS, RSSM, BlockRSSM
-from dreamer_lightning.ops import fused, loops, native
-from dreamer_lightning.ops import layers as compiled_layers
 from dreamer_lightning.types import Joined, Latent
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
@@ -332,7 +331,7 @@ def test_not_finite_stays_visible():
 
 def test_without_the_instructions_of_this_processor(tmp_path):
     """A build for any processor of its kind, with narrower registers, passes the same."""
-    run = "import sys, pytest; from dreamer_lightning.ops import native; native.FALLBACKS = [[]]; "
+    run = "import sys, pytest; from dreamer_lightning.kernels import native; native.FALLBACKS = [[]]; "
     some = "observing or dreaming or retracing or dense or mlp"
     run += f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', '{some}']))"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dreamer_lightning.kernels import fused, native, products
 from dreamer_lightning.nets.blocks import Linear
-from dreamer_lightning.ops import fused, native, products
 
 
 @pytest.fixture(autouse=True, params=["compiled", "torch"])

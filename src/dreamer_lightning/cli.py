@@ -13,7 +13,7 @@ from dreamer_lightning.arguments import flatten, objects, with_configs, with_val
 from dreamer_lightning.commands import COMMANDS, EXAMPLES, HOMES, PLACES, TAKES
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain, nearest
-from dreamer_lightning.runtime import wait_politely
+from dreamer_lightning.kernels.process import wait_politely
 
 INTERNAL = {"config_text", "options"}  # parameters of a command that are not options
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dreamer_lightning import cli
-from dreamer_lightning.ops import native
+from dreamer_lightning.kernels import native
 from dreamer_lightning.types import Size, Space, Specs, UserError
 from dreamer_lightning.workshop.bench import floor, timing
 from dreamer_lightning.workshop.bench.baseline import Plan, build

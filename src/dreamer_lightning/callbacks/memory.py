@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dreamer_lightning.callbacks.base import Callback
-from dreamer_lightning.runtime import trim_memory
+from dreamer_lightning.kernels.process import trim_memory
 
 
 class Memory(Callback):

@@ -44,7 +44,7 @@ from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
 from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
-from dreamer_lightning.ops import native
+from dreamer_lightning.kernels import native
 from dreamer_lightning.types import (
     IS_FIRST,
     IS_LAST,

@@ -47,12 +47,13 @@ from dreamer_lightning.commands.options import (
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures
+from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.loop import Limits, Loop, Schedule
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
-from dreamer_lightning.runtime import keep_memory, repeatable
+from dreamer_lightning.runtime import repeatable
 from dreamer_lightning.types import Size, Specs, UserError
 from dreamer_lightning.updates import check_capture, compiled
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamer_lightning.kernels import fused, layers, products
 from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
 from dreamer_lightning.nets.norms import norm_layer as norm_layer
-from dreamer_lightning.ops import fused, layers, products
 from dreamer_lightning.types import UserError
 
 TRUNC_SCALE = 1.1368  # a unit normal truncated at two standard deviations has a standard deviation of 1/1.1368

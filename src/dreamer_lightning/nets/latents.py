@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamer_lightning.ops import fused, onehot
+from dreamer_lightning.kernels import fused
+from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import UserError
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamer_lightning.ops import fused, onehot
+from dreamer_lightning.kernels import fused
+from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import precise, symexp, symlog, twohot_encode
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)

@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from dreamer_lightning.nets import fast
+from dreamer_lightning.kernels import fast, fused
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation, normed
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
-from dreamer_lightning.ops import fused
 from dreamer_lightning.types import Joined, Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]

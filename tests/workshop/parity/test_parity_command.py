@@ -12,7 +12,7 @@ import torch
 
 from dreamer_lightning.cli import main
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.ops import fused
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.workshop.parity.record import Vectors
 from dreamer_lightning.workshop.parity.run import FILES, Report, run, run_file
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from breaking import DATA, with_options, wrong
 
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets import outputs
 from dreamer_lightning.nets.blocks import RMSNorm
 from dreamer_lightning.nets.heads import PolicyHead
-from dreamer_lightning.ops import fused
 from dreamer_lightning.ops.scalars import symexp, symexp_bins
 from dreamer_lightning.optim import LaProp, laprop
 from dreamer_lightning.workshop.parity.optim import optimizer

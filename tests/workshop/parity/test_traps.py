@@ -12,13 +12,14 @@ from breaking import made_with, wrong
 
 from dreamer_lightning import loop
 from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets import encoders, outputs
 from dreamer_lightning.nets.actions import BoundedNormal, TanhNormal
 from dreamer_lightning.nets.blocks import BlockLinear, RMSNorm, init_kernel
 from dreamer_lightning.nets.heads import PolicyHead
 from dreamer_lightning.nets.normalizers import PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.ops import fused, onehot
+from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import symlog, twohot_encode
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.schedule import Schedule

@@ -25,8 +25,8 @@ from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.outcome import Outcome
-from dreamer_lightning.ops import fused, native
-from dreamer_lightning.runtime import keep_memory
+from dreamer_lightning.kernels import fused, native
+from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.types import Specs, UserError
 from dreamer_lightning.updates import compiled
 from dreamer_lightning.workshop.bench.baseline import Plan, time_torchrl

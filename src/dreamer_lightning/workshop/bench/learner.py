@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.ops import fused
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.types import IS_FIRST, IS_LAST, IS_TERMINAL, LATENT, OBS, PREV_ACTION, REWARD, Specs
 from dreamer_lightning.updates import StaticUpdate, Update
 from dreamer_lightning.workshop.bench import floor

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets.blocks import BlockLinear
-from dreamer_lightning.ops import fused
 
 HUGE = 1e308  # stands for "infinitely wrong" (other shape, not a number): JSON has no infinity
 

@@ -1,4 +1,4 @@
-"""The loops of `scan.c` and `dream.c` over an RSSM's steps, on a CPU; `nets/scan.py` and `nets/rssm.py` have twins."""
+"""The loops of `scan.c` and `dream.c` over an RSSM's steps, on a CPU; `scan.py` and `nets/rssm.py` have twins."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dreamer_lightning.ops.layers import FEW as FEW
-from dreamer_lightning.ops.layers import MOST as MOST
-from dreamer_lightning.ops.layers import compiled, division
-from dreamer_lightning.ops.layers import usable as usable
+from dreamer_lightning.kernels.layers import FEW as FEW
+from dreamer_lightning.kernels.layers import MOST as MOST
+from dreamer_lightning.kernels.layers import compiled, division
+from dreamer_lightning.kernels.layers import usable as usable
 
 
 class Weights(NamedTuple):

@@ -1,4 +1,4 @@
-/* The loops over an RSSM's steps on a CPU: the scan of `nets/scan.py`, forward and backward, and acting. `dream.c` dreams.
+/* The loops over an RSSM's steps on a CPU: the scan of `scan.py`, forward and backward, and acting. `dream.c` dreams.
  *
  * A step of 16 sequences is 60 small tensor operations that wait for one another; here it is one pass over the weights. Sequences do
  * not meet within the scan, so that each thread takes some of them from the first step to the last.

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from dreamer_lightning.kernels import loops
+from dreamer_lightning.kernels.layers import untouched
+from dreamer_lightning.kernels.precision import full_precision
+from dreamer_lightning.kernels.scan import ObserveScan, Retrace, Shape, Weights, sizes
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm
 from dreamer_lightning.nets.frozen import frozen
-from dreamer_lightning.nets.precision import full_precision
-from dreamer_lightning.nets.scan import ObserveScan, Retrace, Shape, Weights, sizes
-from dreamer_lightning.ops import loops
-from dreamer_lightning.ops.layers import untouched
 from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import Joined, Latent
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dreamer_lightning.nets.precision import precise_backward
-from dreamer_lightning.nets.slopes import Draw, Gates, Norm
-from dreamer_lightning.ops import fused, loops
-from dreamer_lightning.ops.loops import Weights as Weights
+from dreamer_lightning.kernels import fused, loops
+from dreamer_lightning.kernels.loops import Weights as Weights
+from dreamer_lightning.kernels.precision import precise_backward
+from dreamer_lightning.kernels.slopes import Draw, Gates, Norm
 
 
 class Shape(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.ops import fused, native
+from dreamer_lightning.kernels import fused, native
 
 MOST = 8  # hidden layers that a loop can have
 FEW, ENOUGH = 16, 64  # rows up to which a kernel is read where it lies, and from which it is worth laying out anew

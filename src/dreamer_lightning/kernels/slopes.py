@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamer_lightning.ops import fused, onehot
+from dreamer_lightning.kernels import fused
+from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import tanh
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.ops import fused, layers
+from dreamer_lightning.kernels import fused, layers
 
 MANY, STRETCH = 4096, 1024  # rows from which it pays; rows of a stretch
 

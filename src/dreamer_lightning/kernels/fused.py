@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.ops import native, onehot
+from dreamer_lightning.kernels import native
+from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import tanh, twohot_decode
 
 PLAIN = (Tensor, torch.nn.Parameter)  # not a fake one, whose memory is elsewhere
