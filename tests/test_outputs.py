@@ -9,10 +9,8 @@ import torch.nn.functional as F
 
 from dreamer_lightning.nets.actions import BoundedNormal, OneHot, PolicyOutput, TanhNormal, TruncatedNormal
 from dreamer_lightning.nets.outputs import (
-    MSE,
     Binary,
     Categorical,
-    Huber,
     ImageMSE,
     ImageNormal,
     Normal,
@@ -73,7 +71,7 @@ def test_the_soft_continue_target_leaves_a_floor():
     assert Binary(torch.logit(target)).loss(target).item() == pytest.approx(0.020440359)
 
 
-def test_squared_errors_and_huber():
+def test_squared_errors():
     want = golden("heads").at("symlog_mse")
     mean, target = want.tensor("mean"), want.tensor("target")
     assert_close(SymlogMSE(mean, 1).loss(target), want["loss"])
@@ -81,8 +79,6 @@ def test_squared_errors_and_huber():
     torch.testing.assert_close(
         symlog(SymlogMSE(mean, 1).pred()), mean, rtol=1e-5, atol=1e-5
     )  # we, in the target's units
-    assert_close(MSE(mean, 1).loss(target), golden("heads")["mse/loss"])
-    assert_close(Huber(mean, 1).loss(target), golden("heads")["huber/loss"])
 
 
 def test_normal():
@@ -104,7 +100,6 @@ def test_a_fresh_policy_by_hand():
     dist = BoundedNormal(torch.zeros(2), torch.zeros(2))
     assert dist.std[0].item() == pytest.approx(0.892717370, rel=1e-6)
     assert dist.entropy().item() / 2 == pytest.approx(1.305453, rel=1e-6)
-    assert np.divide(dist.entropy_range(), 2) == pytest.approx([-0.883647, 1.418939], rel=1e-6)
 
 
 @pytest.mark.parametrize("unimix", [0.0, 0.01, 0.1])
@@ -215,7 +210,6 @@ def test_missing_entries_cost_nothing():
         (lambda x: TwoHot(x, symexp_bins(3)), torch.rand(5)),
         (lambda x: Binary(x[..., 0]), torch.rand(5)),
         (lambda x: SymlogMSE(x, 1), torch.rand(5, 3)),
-        (lambda x: MSE(x, 1), torch.rand(5, 3)),
         (lambda x: Normal(x), torch.rand(5, 3)),
         (lambda x: Categorical(x), torch.zeros(5, dtype=torch.int32)),
         (lambda x: OneHot(x), torch.eye(3)[[0, 1, 2, 0, 1]]),
@@ -249,4 +243,3 @@ def test_policy_output_joins_and_splits_in_sorted_order():
     torch.testing.assert_close(spaces.join(spaces.split(output.pred())), output.pred())
     logps = [output.by_key[name].log_prob(part) for name, part in spaces.split(output.pred()).items()]
     torch.testing.assert_close(output.log_prob(output.pred()), sum(logps))
-    assert set(output.randomness()) == {"grip", "pair"}  # a plain normal has no bounds

@@ -45,10 +45,6 @@ class OneHot(Distribution):
     def entropy(self) -> Tensor:
         return sum_event(onehot.entropy(self.logp), self.event_dims)
 
-    def entropy_range(self) -> tuple[float, float]:
-        """Smallest and largest entropy possible, summed over the event."""
-        return 0.0, math.log(self.logp.shape[-1]) * math.prod(self.logp.shape[-1 - self.event_dims : -1])
-
     @staticmethod
     def one_hot(score: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
         classes = torch.arange(score.shape[-1], device=score.device)
@@ -74,15 +70,8 @@ class BoundedNormal(Normal):
         minstd: float = 0.1,
         maxstd: float = 1.0,
     ):
-        self.minstd, self.maxstd = minstd, maxstd
         std = (maxstd - minstd) * torch.sigmoid(precise(std) + 2.0) + minstd
         super().__init__(torch.tanh(precise(mean)), std, event_dims)
-
-    def entropy_range(self) -> tuple[float, float]:
-        """Smallest and largest entropy possible, summed over the event."""
-        dims = math.prod(self.mean.shape[self.mean.ndim - self.event_dims :])
-        low, high = (dims * (math.log(std) + LOG_SQRT_2PI + 0.5) for std in (self.minstd, self.maxstd))
-        return low, high
 
 
 class TanhNormal(Distribution):
@@ -190,12 +179,3 @@ class PolicyOutput(Distribution):
     def entropy(self) -> Float[Tensor, "*b"]:
         entropies = [dist.entropy() for dist in self.by_key.values()]
         return torch.stack(entropies).sum(0) if len(entropies) > 1 else entropies[0]
-
-    def randomness(self) -> dict[str, Float[Tensor, "*b"]]:
-        """Entropy of each action on a scale from 0 (smallest possible) to 1 (largest); only where both are known."""
-        found = {}
-        for name, dist in self.by_key.items():
-            if isinstance(dist, OneHot | BoundedNormal):
-                low, high = dist.entropy_range()
-                found[name] = (dist.entropy() - low) / (high - low)
-        return found

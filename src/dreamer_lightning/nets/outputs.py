@@ -158,24 +158,6 @@ class Categorical(Distribution):
         return sum_event(onehot.entropy(self.logp), self.event_dims)
 
 
-class MSE(Output):
-    """Squared error, summed over the event, without a factor 1/2.
-
-    Args:
-        mean: [*b, *event].
-        event_dims: dimensions of the event.
-    """
-
-    def __init__(self, mean: Tensor, event_dims: int = 0):
-        self.mean, self.event_dims = precise(mean), event_dims
-
-    def pred(self) -> Tensor:
-        return self.mean
-
-    def loss(self, target: Tensor) -> Tensor:
-        return sum_event((self.mean - target.detach()).square(), self.event_dims)
-
-
 class SymlogMSE(Output):
     """Squared error against the symlog of the target; missing numbers (-inf) count 0.
 
@@ -194,25 +176,6 @@ class SymlogMSE(Output):
         target = target.detach()
         error = torch.where(torch.isneginf(target), 0.0, self.mean - symlog(target))
         return sum_event(error.square(), self.event_dims)
-
-
-class Huber(Output):
-    """``sqrt(error^2 + 1) - 1``, summed over the event.
-
-    Args:
-        mean: [*b, *event].
-        event_dims: dimensions of the event.
-    """
-
-    def __init__(self, mean: Tensor, event_dims: int = 0):
-        self.mean, self.event_dims = precise(mean), event_dims
-
-    def pred(self) -> Tensor:
-        return self.mean
-
-    def loss(self, target: Tensor) -> Tensor:
-        error = self.mean - target.detach()
-        return sum_event(torch.sqrt(error.square() + 1.0) - 1.0, self.event_dims)
 
 
 class ImageMSE(Output):

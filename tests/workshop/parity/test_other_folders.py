@@ -163,7 +163,7 @@ class Folder:
             *(f"loss/{x}" for x in losses),
             *(f"ent/{x}" for x in spaces),
         ]
-        metrics += [f"rand/{name}" for name, space in spaces.items() if space.discrete and not space.shape]
+        metrics += [f"rand/{name}" for name, space in spaces.items() if not space.shape]
         self.variant(params, norms, losses, metrics, repval)
         self.policy()
         self.train(params, norms, metrics, self.config["agent"]["replay_context"])

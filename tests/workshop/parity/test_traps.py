@@ -158,7 +158,6 @@ def test_trap_12_tanh_squashed_policy(monkeypatch):
         (TanhNormal,),
         {"std": property(lambda self: self.normal.std), "mean": property(lambda self: self.pred())},
     )
-    tanh.entropy_range = lambda self: (0.0, 1.0)
     monkeypatch.setattr(PolicyHead, "continuous", lambda self, mean, std, dims: tanh(mean, std, dims))
     assert "policy_cont/out/action/logp" in wrong("heads", "policy_cont")
     event = torch.full((1, 6), 1.5)  # beyond [-1, 1] a plain normal has a density; no correction is added to it

@@ -14,7 +14,7 @@ from torch import Tensor
 from dreamer_lightning import interop
 from dreamer_lightning.nets.actions import BoundedNormal, OneHot
 from dreamer_lightning.nets.heads import PolicyHead
-from dreamer_lightning.nets.outputs import MSE, Binary, Categorical, Huber, Normal, SymlogMSE, TwoHot
+from dreamer_lightning.nets.outputs import LOG_SQRT_2PI, Binary, Categorical, Normal, SymlogMSE, TwoHot
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import symexp_bins
 from dreamer_lightning.types import Space, Specs
@@ -84,9 +84,10 @@ def _regressions(v: Vectors, group: str) -> None:
     mean, target = v.tensor(f"{group}/mean"), v.tensor(f"{group}/target")
     v.close(f"{group}/loss", SymlogMSE(mean, 1).loss(target))
     v.exact(f"{group}/pred", SymlogMSE(mean, 1).mean)
-    for name, output in {"mse": MSE, "huber": Huber}.items():
+    error = mean - target  # no network here has these two
+    for name, losses in {"mse": error.square(), "huber": torch.sqrt(error.square() + 1) - 1}.items():
         if f"{name}/loss" in v:
-            v.close(f"{name}/loss", output(mean, 1).loss(target))
+            v.close(f"{name}/loss", losses.sum(-1))
 
 
 def _normal(v: Vectors, group: str) -> None:
@@ -184,6 +185,14 @@ def _action_spaces(v: Vectors, group: str, x: Tensor) -> dict[str, Space]:
     return spaces
 
 
+def entropy_bounds(head: PolicyHead, space: Space) -> tuple[float, float]:
+    """Smallest and largest entropy of each entry of an action, in nats."""
+    if space.discrete:
+        return 0.0, math.log(space.classes)
+    low, high = (math.log(std) + LOG_SQRT_2PI + 0.5 for std in (head.minstd, head.maxstd))
+    return low, high
+
+
 def policy_keys(
     v: Vectors, key: str, head: PolicyHead, x: Tensor, events: Mapping[str, Tensor], limit: float = LAYER
 ) -> None:
@@ -200,8 +209,8 @@ def policy_keys(
     output, layers = head(x), interop.head_layers(head)
     for name, space in head.spaces.items():
         found, event = output.by_key[name], events[name]
-        low, high = (entropy / max(1, math.prod(space.shape)) for entropy in found.entropy_range())
-        values = {"entropy": found.entropy(), "has_rand_metric": space.discrete and not space.shape}
+        low, high = entropy_bounds(head, space)
+        values = {"entropy": found.entropy(), "has_rand_metric": not space.shape}
         if space.discrete:
             event = F.one_hot(event.long(), space.classes)
             raw = layers[f"head/{name}/logits"](head.mlp(x))

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dreamer_lightning import interop
 from dreamer_lightning.actor_critic import ActorCritic, Dream
-from dreamer_lightning.nets.actions import OneHot
 from dreamer_lightning.types import Losses
+from dreamer_lightning.workshop.parity.heads import entropy_bounds
 from dreamer_lightning.workshop.parity.record import NotRunnable, Vectors
 
 CANCELLED = 0.1  # of the size of what a mean is taken of: where these cancel, the mean keeps their rounding
@@ -92,8 +93,8 @@ def dream_metrics(agent: ActorCritic, seen: Seen) -> dict[str, tuple[Tensor, Ten
     for name, dist in policy.by_key.items():
         entropy = dist.entropy()
         metrics[f"ent/{name}"] = entropy.mean(), entropy.abs().mean()
-        if isinstance(dist, OneHot) and not policy.spaces[name].shape:  # the reference logs it of scalars alone
-            low, high = dist.entropy_range()
+        if not policy.spaces[name].shape:  # the reference logs it of a single choice or number alone
+            low, high = entropy_bounds(agent.policy, policy.spaces[name])
             metrics[f"rand/{name}"] = (entropy.mean() - low) / (high - low), torch.ones(())
     return metrics
 
@@ -104,7 +105,8 @@ def compare_metrics(v: Vectors, key: str, found: dict[str, tuple[Tensor, Tensor]
         if name not in found:
             raise NotRunnable(f"{key}/{name} is a metric that no check knows")
         value, scale = found[name]
-        v.close(f"{key}/{name}", value, limit, abs(v.number(f"{key}/{name}")) + CANCELLED * float(scale))
+        want = v.array(f"{key}/{name}")  # of a single number's bounds the reference keeps one copy for each state
+        v.close(f"{key}/{name}", value.expand(want.shape), limit, np.abs(want) + CANCELLED * float(scale))
 
 
 def compare_state(v: Vectors, key: str, agent: ActorCritic, limit: float) -> None:
