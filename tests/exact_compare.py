@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.store import atomic, runfolder
 
 CLOCK_TIME = ("seconds", "fps/")  # the only columns that say how long things took
 
@@ -54,7 +54,7 @@ def same_runs(one: Path, two: Path) -> None:
     last = [runfolder.latest_complete(run) for run in (one, two)]
     assert last[0].name == last[1].name
     for file, skip in (("model.pt", ("/timers/", "/seconds", "/callbacks/")), ("rank-0.pt", ("seconds", "Video"))):
-        states = [runfolder.load_tensors(path / file) for path in last]
+        states = [atomic.load_tensors(path / file) for path in last]
         assert same_state(*states, skip=skip) > 20
     a, b = (loaded(run, path) for run, path in zip((one, two), last, strict=True))
     assert a.total == b.total

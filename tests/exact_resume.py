@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 import dreamer_lightning
-from dreamer_lightning import runfolder
+from dreamer_lightning.store import runfolder
 
 ENVS = {
     "reacher": ["dmc.yaml", {"init_args": {"task": "reacher_easy", "time_limit": 60}}],

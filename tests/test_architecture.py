@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NOUNS = {"types", "errors"}
 MODEL = NOUNS | {"ops", "nets", "optim"}
 AGENT = MODEL | {"world_model", "actor_critic", "dreamer"}
-BORDERS = AGENT | {"envs", "data", "runfolder", "schedule"}
+BORDERS = AGENT | {"store", "envs", "data", "schedule"}
 EVERYTHING = BORDERS | {"updates", "loop", "callbacks", "evaluation", "agent", "interop"}
 MAY_IMPORT = {
     "errors": set(),
@@ -26,14 +26,14 @@ MAY_IMPORT = {
     "actor_critic": MODEL,
     "dreamer": MODEL | {"world_model", "actor_critic"},
     "versions": MODEL | {"actor_critic", "versions"},
-    "envs": NOUNS | {"envs"},
+    "store": NOUNS | {"store"},
+    "envs": NOUNS | {"store", "envs"},
     "data": NOUNS | {"envs", "data"},
-    "runfolder": NOUNS,
     "runtime": set(),
     "schedule": set(),
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
-    "loop": (BORDERS | {"updates"}) - {"runfolder"},
+    "loop": BORDERS | {"updates"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli", "configfiles"},  # a run's networks are rebuilt from its config
@@ -138,7 +138,7 @@ def test_no_print_no_cfg_no_device_calls(path: Path):
 @names
 def test_files_and_functions_stay_small(path: Path):
     lines = path.read_text().splitlines()
-    assert len(lines) <= (150 if path.name == "cli.py" else 300)
+    assert len(lines) <= (150 if path.name == "cli.py" else 400)
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body

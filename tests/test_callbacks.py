@@ -24,7 +24,7 @@ from dreamer_lightning.callbacks.forecast import record_bytes, replay_bytes, upd
 from dreamer_lightning.callbacks.metrics import RowFile
 from dreamer_lightning.callbacks.progress import clock, fraction
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.runfolder import METRICS
+from dreamer_lightning.store.runfolder import METRICS
 from fakes import FakeLoop
 
 SOURCES = Path(__file__).parents[1] / "src" / "dreamer_lightning"

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks import Checkpoint, Episodes, Metrics, Progress, restore
-from dreamer_lightning.runfolder import CHECKPOINTS, METRICS, REPLAY, latest_complete, write_atomic
+from dreamer_lightning.store import runfolder
+from dreamer_lightning.store.atomic import load_tensors, write_atomic
+from dreamer_lightning.store.runfolder import CHECKPOINTS, METRICS, REPLAY, latest_complete
 from fakes import FakeLoop
 
 
@@ -49,9 +50,7 @@ def test_resumed_run_equals_an_undisturbed_one(tmp_path):
     assert manifest["env_step"] == loop.clocks.env_step == 16 * 16
     run(loop, 40 - 16).call("on_fit_end")
     pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(tmp_path / "cut"), check_exact=True)
-    states = [
-        runfolder.load_tensors(latest_complete(tmp_path / which) / "model.pt")["loop"] for which in ("whole", "cut")
-    ]
+    states = [load_tensors(latest_complete(tmp_path / which) / "model.pt")["loop"] for which in ("whole", "cut")]
     for name, value in states[0]["dreamer"].items():
         assert torch.equal(value, states[1]["dreamer"][name])
 
@@ -95,7 +94,7 @@ def test_best_by_evaluation_is_kept_beside_the_last(tmp_path):
     assert runfolder.read_manifest(best)["score"] == 9.0
     assert runfolder.read_manifest(best)["env_step"] == 7 * 16
     assert len(list((tmp_path / CHECKPOINTS).glob("best-*"))) == 1
-    assert set(runfolder.load_tensors(best / "model.pt")["loop"]) >= {"dreamer"}
+    assert set(load_tensors(best / "model.pt")["loop"]) >= {"dreamer"}
     assert latest_complete(tmp_path) != best
 
 
@@ -179,7 +178,7 @@ def test_checkpoint_files_run_no_code(tmp_path):
     folder = latest_complete(tmp_path)
     torch.save({"loop": Path("x")}, folder / "model.pt")
     with pytest.raises(Exception, match="weights_only|Weights only"):
-        runfolder.load_tensors(folder / "model.pt")
+        load_tensors(folder / "model.pt")
 
 
 def test_full_disk_while_saving_is_told_and_training_goes_on(tmp_path, capsys):
@@ -286,7 +285,7 @@ import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_checkpoint import make, run
-from dreamer_lightning import runfolder
+from dreamer_lightning.store import runfolder
 from dreamer_lightning.callbacks import restore
 run_dir, last = Path(sys.argv[1]), -1
 for delay in (0.30, 0.17, 0.41, 0.01, 0.23, 0.36):
@@ -335,7 +334,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 from test_checkpoint import make, run
-from dreamer_lightning import runfolder
+from dreamer_lightning.store import runfolder
 from dreamer_lightning.callbacks import restore
 
 
@@ -367,7 +366,7 @@ def test_two_ranks_write_one_checkpoint_and_one_file_of_rows(tmp_path):
     assert done.returncode == 0, done.stderr
     found = latest_complete(tmp_path / "run")
     assert {"model.pt", "rank-0.pt", "rank-1.pt"} == set(runfolder.read_manifest(found)["files"])
-    states = [runfolder.load_tensors(found / f"rank-{rank}.pt")["loop"]["generator"] for rank in (0, 1)]
+    states = [load_tensors(found / f"rank-{rank}.pt")["loop"]["generator"] for rank in (0, 1)]
     assert not torch.equal(*states)
     episodes = rows(tmp_path / "run").dropna(subset="episode/score")
     assert len(episodes) == 2 * 2 * 3  # two ranks, two environments, three episodes of ten decisions in 32

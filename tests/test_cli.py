@@ -13,9 +13,10 @@ import torch
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli, configfiles, runfolder
+from dreamer_lightning import cli, configfiles
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
 
 OWN = """
@@ -408,7 +409,7 @@ def test_init_from_loads_what_fits(capsys, run: Run, mine: Path, tmp_path: Path)
     assert "initialised " in said
     assert ", skipped world_model.rssm" in said
     weights = [
-        runfolder.load_tensors(runfolder.latest_complete(folder) / "model.pt")["loop"]["dreamer"]
+        atomic.load_tensors(runfolder.latest_complete(folder) / "model.pt")["loop"]["dreamer"]
         for folder in (run.dir, tmp_path / "new")
     ]
     kept = [name for name in weights[1] if name.startswith("world_model.encoder")]

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 import agreement
-from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.peers import alive
+from dreamer_lightning.store import runfolder
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 
 from dreamer_lightning.callbacks import Episodes, Metrics, Throughput
 from dreamer_lightning.callbacks.metrics import Mean, RowFile
-from dreamer_lightning.runfolder import METRICS
+from dreamer_lightning.store.runfolder import METRICS
 from fakes import FakeLoop
 
 

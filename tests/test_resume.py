@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import dreamer_lightning
-from dreamer_lightning import runfolder
-from dreamer_lightning.data.resume import random_states, set_random_states
 from dreamer_lightning.loop import Loop
+from dreamer_lightning.store import runfolder
+from dreamer_lightning.store.resume import random_states, set_random_states
 from dreamer_lightning.types import IS_FIRST
 from exact_compare import loaded, rows, same_runs
 

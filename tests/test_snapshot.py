@@ -17,7 +17,7 @@ from dreamer_lightning.envs import DMC, Atari, Custom, Gym, guarded, make_batche
 from dreamer_lightning.envs.base import specs_of, step
 from dreamer_lightning.envs.counting import Counting
 from dreamer_lightning.envs.guarded import env_states, set_env_states
-from dreamer_lightning.envs.snapshot import NoState, packed, unpacked
+from dreamer_lightning.store.environment import NoState, packed, unpacked
 
 
 class Remembers(gymnasium.Env):

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 
 import dreamer_lightning
-from dreamer_lightning import runfolder
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import BadNumbers, EnvFailure, UserError
 from exact_compare import rows
 
@@ -77,7 +77,7 @@ def fit(folder, kind="", env=None, **options):
 def saved_at(folder: Path) -> int:
     """Env step of the newest checkpoint, which is whole; its weights are finite."""
     found = runfolder.latest_complete(folder)
-    weights = runfolder.load_tensors(found / "model.pt")["loop"]["dreamer"].values()
+    weights = atomic.load_tensors(found / "model.pt")["loop"]["dreamer"].values()
     assert all(value.isfinite().all() for value in weights if value.is_floating_point())
     return runfolder.read_manifest(found)["env_step"]
 
@@ -298,14 +298,14 @@ def test_clocks_are_whole_numbers_of_any_size(tmp_path):
     """Env steps beyond 32 bits, through a checkpoint, a resume and the rows."""
     fit(tmp_path / "run", env_steps=60)
     folder = runfolder.latest_complete(tmp_path / "run")
-    state = runfolder.load_tensors(folder / "model.pt")
+    state = atomic.load_tensors(folder / "model.pt")
     far = 2**40
     state["loop"]["clocks"]["env_step"] += far
     state["loop"]["clocks"]["agent_step"] += far
     state["loop"]["cadence"] = [far + 60, far + 60]
     manifest = runfolder.read_manifest(folder)
     manifest.pop("manifest_sha256")
-    manifest["files"]["model.pt"] = runfolder.save_tensors(folder / "model.pt", state)
+    manifest["files"]["model.pt"] = atomic.save_tensors(folder / "model.pt", state)
     manifest["env_step"] += far
     runfolder.write_manifest(folder, manifest)
     dreamer_lightning.fit(resume=str(tmp_path / "run"), env_steps=far + 100)

@@ -32,9 +32,9 @@ import torch
 from gymnasium import spaces
 
 import dreamer_lightning
-from dreamer_lightning import runfolder
 from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.store import atomic, runfolder
 
 OPTIONS = {
     "num_envs": 2,
@@ -173,8 +173,8 @@ def whole(folder: Path) -> tuple[int | None, list[str]]:
     found = runfolder.latest_complete(folder, said.append)
     if found is None:
         return 0, said
-    state = runfolder.load_tensors(found / "model.pt")["loop"]
-    runfolder.load_tensors(found / "rank-0.pt")
+    state = atomic.load_tensors(found / "model.pt")["loop"]
+    atomic.load_tensors(found / "rank-0.pt")
     weights = [v for v in state["dreamer"].values() if v.is_floating_point()]
     if not all(bool(v.isfinite().all()) for v in weights):
         return None, [*said, "weights are not finite"]

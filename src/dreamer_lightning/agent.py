@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning import configfiles, runfolder
+from dreamer_lightning import configfiles
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.evaluation.gap import going_on
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
 
 State = dict[str, Tensor]
@@ -56,7 +57,7 @@ class Agent:
         found = runfolder.best_checkpoint(folder) if best else runfolder.latest_complete(folder, replay=False)
         if found is None:
             raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
-        state = runfolder.load_tensors(found / runfolder.MODEL)["loop"]
+        state = atomic.load_tensors(found / runfolder.MODEL)["loop"]
         dreamer, env_factory = rebuild(str(folder), state["dreamer"])
         target = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
         try:

@@ -21,13 +21,14 @@ from lightning.fabric import Fabric
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreamer_lightning.data import resume
+from dreamer_lightning.data.collect import playing_state, set_playing_state
 from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.data.restore import close_streams
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.schedule import Clocks, Limits, Schedule
+from dreamer_lightning.store import resume
 from dreamer_lightning.types import UserError
 from dreamer_lightning.updates import StaticUpdate, Update
 
@@ -284,7 +285,7 @@ class Loop:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
         return {
             "random": resume.random_states(training=self.generator, acting=self.collector.policy.generator),
-            "playing": resume.playing_state(self.collector, self.carry, exact=not self.failure),
+            "playing": playing_state(self.collector, self.carry, exact=not self.failure),
             "pending": {name: float(value) for name, value in self.pending.items()},
             "logged": self.logged,
         }
@@ -294,7 +295,7 @@ class Loop:
         if "playing" not in state:  # of an older version
             return list(range(self.replay.num_streams))
         resume.set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
-        self.carry, anew = resume.set_playing_state(self.collector, state["playing"])
+        self.carry, anew = set_playing_state(self.collector, state["playing"])
         close_streams(self.replay, anew)
         self.pending, self.logged = dict(state["pending"]), state["logged"]
         return anew

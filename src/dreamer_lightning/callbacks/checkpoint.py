@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.base import Callback, say, warn
 from dreamer_lightning.data import archive
 from dreamer_lightning.data import restore as replay_files
 from dreamer_lightning.explain import nearest
-from dreamer_lightning.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
+from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
 
 
 class Checkpoint(Callback):
@@ -137,10 +137,10 @@ class Checkpoint(Callback):
         if not best:
             if self.replay:
                 replay = self._save_replay(loop, f"rank-{rank}")
-            files[f"rank-{rank}.pt"] = runfolder.save_tensors(folder / f"rank-{rank}.pt", rank_state(loop))
+            files[f"rank-{rank}.pt"] = atomic.save_tensors(folder / f"rank-{rank}.pt", rank_state(loop))
         if rank == 0:
-            files[MODEL] = runfolder.save_tensors(folder / MODEL, state)
-        runfolder.write_atomic(folder / f"rank-{rank}.json", json.dumps({"files": files, "replay": replay}))
+            files[MODEL] = atomic.save_tensors(folder / MODEL, state)
+        atomic.write_atomic(folder / f"rank-{rank}.json", json.dumps({"files": files, "replay": replay}))
 
     def _save_replay(self, loop, shard: str) -> dict[str, Any]:
         folder = Path(loop.run_dir) / REPLAY / shard
@@ -153,7 +153,7 @@ class Checkpoint(Callback):
         stamp = (stat.st_size, stat.st_mtime_ns)
         known = self._hashes.get(key)
         if known is None or known[0] != stamp:
-            self._hashes[key] = known = (stamp, runfolder.fingerprint(path))
+            self._hashes[key] = known = (stamp, atomic.fingerprint(path))
         return known[1]
 
     def _commit(self, loop, temporary: Path, final: Path, best: bool) -> None:
@@ -181,7 +181,7 @@ class Checkpoint(Callback):
                 "replay": replay,
             },
         )
-        runfolder.commit_folder(temporary, final)
+        atomic.commit_folder(temporary, final)
         self._prune(Path(loop.run_dir), final, best)
 
     def _prune(self, run_dir: Path, new: Path, best: bool) -> None:
@@ -192,13 +192,13 @@ class Checkpoint(Callback):
         if best:
             for other in (run_dir / CHECKPOINTS).glob(BEST + "*"):
                 if other != new:
-                    runfolder.delete_checkpoint(other)
+                    atomic.remove_folder(other)
             return
         found = runfolder.checkpoints(run_dir)
         kept = [folder for folder in found if folder.name <= new.name][-self.keep :]
         for folder in found:
             if folder not in kept:
-                runfolder.delete_checkpoint(folder)
+                atomic.remove_folder(folder)
         needed = {name for folder in kept for name in _replay_files(folder)}
         for shard in (run_dir / REPLAY).glob("rank-*"):
             archive.prune(shard, [Path(name).name for name in needed if Path(name).parent.name == shard.name])
@@ -268,7 +268,7 @@ def restore(loop, folder: Path) -> dict[str, Any]:
     folder = Path(folder)
     manifest = runfolder.read_manifest(folder)
     rank, world, saved_world = loop.fabric.global_rank, loop.fabric.world_size, manifest["world_size"]
-    state = runfolder.load_tensors(folder / MODEL)
+    state = atomic.load_tensors(folder / MODEL)
     loop.load_state_dict(state["loop"])
     if manifest["replay"]:
         names: dict[str, list[str]] = {}
@@ -282,7 +282,7 @@ def restore(loop, folder: Path) -> dict[str, Any]:
         say(loop, f"saved by {saved_world} processes, going on with {world}: random states and environments begin anew")
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
     if own.exists():
-        part = runfolder.load_tensors(own)
+        part = atomic.load_tensors(own)
         if world == saved_world and hasattr(loop, "load_rank_state_dict"):
             saved_on = part["loop"].get("random", {}).get("device", loop.fabric.device.type)
             if saved_on != loop.fabric.device.type:

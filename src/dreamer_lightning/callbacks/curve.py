@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamer_lightning.callbacks.base import Callback, say, warn
-from dreamer_lightning.runfolder import METRICS, PLOTS
+from dreamer_lightning.store.runfolder import METRICS, PLOTS
 
 EPISODE, GREEDY, SAMPLED = "episode/score", "eval/greedy_score", "eval/sampled_score"
 

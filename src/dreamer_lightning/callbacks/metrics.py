@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dreamer_lightning.callbacks.base import CLOCKS, Callback, is_episode, warn
-from dreamer_lightning.runfolder import METRICS, write_atomic
+from dreamer_lightning.store.atomic import write_atomic
+from dreamer_lightning.store.runfolder import METRICS
 
 
 class Mean:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from dreamer_lightning.callbacks.base import Callback, say, warn
-from dreamer_lightning.runfolder import SECRET
+from dreamer_lightning.store.runfolder import SECRET
 
 AXES = ("env_step", "agent_step", "update")
 BEST = ("episode/score", "eval/greedy_score", "eval/sampled_score")

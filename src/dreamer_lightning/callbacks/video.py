@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dreamer_lightning.callbacks.base import Callback, warn
-from dreamer_lightning.runfolder import VIDEOS
+from dreamer_lightning.store.runfolder import VIDEOS
 
 
 class Video(Callback):

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.explain import nearest
+from dreamer_lightning.store import runfolder
 from dreamer_lightning.types import UserError
 
 AT_LEAST = {

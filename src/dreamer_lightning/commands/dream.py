@@ -20,7 +20,7 @@ from dreamer_lightning.evaluation.pictures import (
     write_video,
 )
 from dreamer_lightning.evaluation.rollout import Episode, own_randomness
-from dreamer_lightning.runfolder import PLOTS, VIDEOS
+from dreamer_lightning.store.runfolder import PLOTS, VIDEOS
 from dreamer_lightning.types import UserError
 
 

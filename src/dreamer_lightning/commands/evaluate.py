@@ -14,7 +14,8 @@ from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
 from dreamer_lightning.evaluation.film import film
 from dreamer_lightning.evaluation.pictures import write_video
 from dreamer_lightning.evaluation.rollout import Episode
-from dreamer_lightning.runfolder import VIDEOS, write_atomic
+from dreamer_lightning.store.atomic import write_atomic
+from dreamer_lightning.store.runfolder import VIDEOS
 from dreamer_lightning.types import UserError
 
 

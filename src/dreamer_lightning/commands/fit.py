@@ -13,7 +13,6 @@ import lightning as L
 import torch
 from torch import nn
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.callbacks.base import say
 from dreamer_lightning.callbacks.checkpoint import restore
@@ -54,6 +53,7 @@ from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.runtime import repeatable
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Size, Specs, UserError
 from dreamer_lightning.updates import check_capture, compiled
 
@@ -245,7 +245,7 @@ def fit(
         say(loop, loaded)
     if devices.is_global_zero:  # nothing is written before everything is built, and what was saved fits
         folder.mkdir(parents=True, exist_ok=True)
-        runfolder.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
+        atomic.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
     try:
         loop.run()
     finally:

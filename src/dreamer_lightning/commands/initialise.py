@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.commands.networks import misfits
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
 
 
@@ -27,7 +27,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"--init_from: no file or run folder '{source}'")
     try:
-        state = runfolder.load_tensors(path)
+        state = atomic.load_tensors(path)
     except Exception as error:  # torch raises many kinds for files that are no checkpoints
         raise UserError(f"--init_from: '{source}' is not a checkpoint of plain tensors") from error
     weights = state.get("loop", state)

@@ -1,10 +1,19 @@
-"""A finished or running training run, as the Python door returns it."""
+"""What commands hand back: a training run, or an outcome with an exit code of its own."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """What a command hands back to the command line: text for stdout, the exit code, and lines for stderr."""
+
+    text: str
+    code: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def number(text: str) -> float | str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,6 +13,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from dreamer_lightning.data.explore import disturbed
+from dreamer_lightning.envs.guarded import env_states, set_env_states
 from dreamer_lightning.types import LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
@@ -143,3 +145,40 @@ def _leaves(tree: Mapping, prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str
     for key, value in tree.items():
         leaves += _leaves(value, (*prefix, key)) if isinstance(value, Mapping) else [((*prefix, key), value)]
     return leaves
+
+
+def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool = True) -> dict[str, Any]:
+    """What goes on in the environments: their states, what the policy carries, rewards that wait for their record.
+
+    Args:
+        collector: this process's, between two batches.
+        carry: of ``to_records``.
+        exact: False after a batch that broke off: environments and what is carried no longer fit together.
+    """
+    if hasattr(collector, "settle"):  # it is a batch ahead, which the checkpoint will not have
+        collector.settle()
+        exact = False
+    if not exact:  # what broke off has nothing that could be asked
+        return {"carry": None, "carried": {}, "envs": []}
+    return {
+        "carry": None if carry is None else {name: value.clone() for name, value in carry.items()},
+        "carried": carried_state(collector),
+        "envs": env_states(collector.env),
+    }
+
+
+def set_playing_state(collector: Any, state: dict[str, Any]) -> tuple[dict[str, Tensor] | None, list[int]]:
+    """Go on from what ``playing_state`` gave.
+
+    Returns:
+        The carry, and the environments that could not go on: they begin new episodes.
+    """
+    count = collector.env.batch_size[0]
+    if len(state["envs"]) != count:
+        return None, list(range(count))
+    anew = set_env_states(collector.env, state["envs"])
+    try:
+        set_carried_state(collector, state["carried"], [i for i in range(count) if i not in anew])
+    except ValueError:  # another policy; nothing has been changed
+        return None, list(range(count))
+    return state["carry"], anew

@@ -13,7 +13,7 @@ from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
 from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
-from dreamer_lightning.envs import snapshot
+from dreamer_lightning.store import environment
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs, UserError
 
 
@@ -61,17 +61,17 @@ class EnvFactory(ABC):
         """The same task without pictures where that is cheaper; for scores of policies that do not look."""
         return self
 
-    def get_state(self, env: EnvBase) -> snapshot.State | None:
+    def get_state(self, env: EnvBase) -> environment.State | None:
         """What the next steps of an environment that ``make`` returned depend on, as plain numbers, strings and bytes.
 
         Returns:
             None where that cannot be saved; a resumed run then begins a new episode.
         """
-        return snapshot.get_state(env)
+        return environment.get_state(env)
 
-    def set_state(self, env: EnvBase, state: snapshot.State) -> None:
+    def set_state(self, env: EnvBase, state: environment.State) -> None:
         """Go on from what ``get_state`` gave."""
-        snapshot.set_state(env, state)
+        environment.set_state(env, state)
 
     def prepare(self) -> None:  # noqa: B027 (most simulators need nothing)
         """What must happen in the main process before a simulator is imported here or in a worker."""

@@ -11,8 +11,8 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory, at_least, patterns
 from dreamer_lightning.envs.rendering import import_suite, probe_gl, require_gl, working_gl
-from dreamer_lightning.envs.snapshot import fingerprints
 from dreamer_lightning.envs.transforms import Wire
+from dreamer_lightning.store.environment import fingerprints
 from dreamer_lightning.types import UserError
 
 _DOMAINS = {name: name for name in ("ball_in_cup", "point_mass", "humanoid_CMU")} | {"cup": "ball_in_cup"}

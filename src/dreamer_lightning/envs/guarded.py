@@ -16,10 +16,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 
-from dreamer_lightning.envs import snapshot
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.patience import within
 from dreamer_lightning.envs.transforms import Wire, finite
+from dreamer_lightning.store import environment
 from dreamer_lightning.types import LOG_PREFIX, EnvFailure, UserError
 
 
@@ -142,7 +142,7 @@ class Guard(EnvBase):
 
     def _watch(self) -> None:
         """Have bad numbers looked for: by the environment's own transform, or here."""
-        transforms = snapshot.transforms(self.inner) if isinstance(self.inner, TransformedEnv) else []
+        transforms = environment.transforms(self.inner) if isinstance(self.inner, TransformedEnv) else []
         wires = [transform for transform in transforms if isinstance(transform, Wire)]
         repair = self._masked if self.failures is not None and self.failures.mask else None
         for wire in wires:

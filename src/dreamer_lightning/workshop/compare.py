@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.table import Table
 
-from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.commands.tables import render
-from dreamer_lightning.runfolder import write_atomic
+from dreamer_lightning.store.atomic import write_atomic
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.results.comparison import MILESTONES, SHARES, overall, records
 from dreamer_lightning.workshop.results.figure import comparison_figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.results.diagnosis import report
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.commands.tables import render
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.results.runs import load

@@ -12,13 +12,13 @@ import torch
 import yaml
 from gymnasium import spaces
 
-from dreamer_lightning import runfolder
 from dreamer_lightning.callbacks.metrics import RowFile
 from dreamer_lightning.commands.fit import check_run_dir
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.view import GymView
 from dreamer_lightning.schedule import Limits
+from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
 
 USED = ("env", "seed", "run_dir", "env_steps", "max_time", "threads", "log_every", "algo")  # of all options
@@ -56,7 +56,7 @@ def yardstick(options: dict[str, Any], algo: Literal["ppo", "sac", "dqn"] = "ppo
     folder.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in (yaml.safe_load(config_text) or {}).items() if key in USED}
     config |= {"algo": algo, "library": f"stable-baselines3 {library.__version__}"}
-    runfolder.write_atomic(folder / runfolder.CONFIG, yaml.safe_dump(config, sort_keys=False))
+    atomic.write_atomic(folder / runfolder.CONFIG, yaml.safe_dump(config, sort_keys=False))
     rows = RowFile(folder / runfolder.METRICS)
     watch = make_watch(library, rows, env, decisions, max_time, options["log_every"])
     try:

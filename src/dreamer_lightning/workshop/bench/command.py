@@ -24,7 +24,7 @@ from dreamer_lightning.commands.build import build_collector, build_fabric, buil
 from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
-from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.kernels import fused, native
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.types import Specs, UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamer_lightning.commands.outcome import Outcome
+from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.workshop.parity.run import run
 
 

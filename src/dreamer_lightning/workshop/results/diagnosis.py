@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer_lightning.runfolder import METRICS
+from dreamer_lightning.store.runfolder import METRICS
 from dreamer_lightning.workshop.results.runs import read_config
 
 MODEL_LOSSES = {"loss/reward", "loss/cont", "loss/dyn", "loss/rep"}  # and those of ``loss/recon/``

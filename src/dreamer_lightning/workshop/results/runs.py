@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.runfolder import CONFIG, METRICS
+from dreamer_lightning.store.runfolder import CONFIG, METRICS
 from dreamer_lightning.workshop.results.curves import Curve, binned
 from dreamer_lightning.workshop.results.published import EVALUATION, METHODS, TRAINING, WINDOWS
 from dreamer_lightning.workshop.results.rows import Episodes, Row, Setting

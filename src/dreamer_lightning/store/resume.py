@@ -1,4 +1,4 @@
-"""What one process carries from step to step besides networks and replay, as plain values for its checkpoint."""
+"""Random states and the options of an optimizer, as plain values for a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dreamer_lightning.data.collect import carried_state, set_carried_state
-from dreamer_lightning.envs.guarded import env_states, set_env_states
-from dreamer_lightning.envs.snapshot import packed, unpacked
+from dreamer_lightning.store.environment import packed, unpacked
 
 
 def random_states(**own: torch.Generator) -> dict[str, Any]:
@@ -55,40 +52,3 @@ def keep_options(optimizer: torch.optim.Optimizer, now: list[dict], then: list[d
     """
     for group, new, old in zip(optimizer.param_groups, now, then, strict=True):
         group.update({name: value for name, value in new.items() if name not in old or old[name] != value})
-
-
-def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool = True) -> dict[str, Any]:
-    """What goes on in the environments: their states, what the policy carries, rewards that wait for their record.
-
-    Args:
-        collector: this process's, between two batches.
-        carry: of ``to_records``.
-        exact: False after a batch that broke off: environments and what is carried no longer fit together.
-    """
-    if hasattr(collector, "settle"):  # it is a batch ahead, which the checkpoint will not have
-        collector.settle()
-        exact = False
-    if not exact:  # what broke off has nothing that could be asked
-        return {"carry": None, "carried": {}, "envs": []}
-    return {
-        "carry": None if carry is None else {name: value.clone() for name, value in carry.items()},
-        "carried": carried_state(collector),
-        "envs": env_states(collector.env),
-    }
-
-
-def set_playing_state(collector: Any, state: dict[str, Any]) -> tuple[dict[str, Tensor] | None, list[int]]:
-    """Go on from what ``playing_state`` gave.
-
-    Returns:
-        The carry, and the environments that could not go on: they begin new episodes.
-    """
-    count = collector.env.batch_size[0]
-    if len(state["envs"]) != count:
-        return None, list(range(count))
-    anew = set_env_states(collector.env, state["envs"])
-    try:
-        set_carried_state(collector, state["carried"], [i for i in range(count) if i not in anew])
-    except ValueError:  # another policy; nothing has been changed
-        return None, list(range(count))
-    return state["carry"], anew

@@ -1,4 +1,4 @@
-"""The run folder: its layout, writing without half-written files, and finding the newest checkpoint that is whole.
+"""The run folder: its layout, the manifest of a checkpoint, and finding the newest checkpoint that is whole.
 
 ``config.yaml``, ``metrics.csv``, ``checkpoints/<name>/`` (``model.pt``, ``rank-<r>.pt``, ``manifest.json``),
 ``replay/rank-<r>/`` (files that checkpoints refer to), ``videos/``, ``plots/``.
@@ -11,100 +11,18 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from dreamer_lightning.store.atomic import fingerprint, write_atomic
 
-CONFIG, METRICS, CHECKPOINTS, REPLAY, VIDEOS, PLOTS = (
-    "config.yaml",
-    "metrics.csv",
-    "checkpoints",
-    "replay",
-    "videos",
-    "plots",
-)
+CONFIG, METRICS = "config.yaml", "metrics.csv"
+CHECKPOINTS, REPLAY, VIDEOS, PLOTS = "checkpoints", "replay", "videos", "plots"
 MANIFEST, MODEL = "manifest.json", "model.pt"
 BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential)", re.IGNORECASE)
 log = logging.getLogger("dreamer_lightning")
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``path`` so that a reader sees the old content or the new one, never a part.
-
-    Raises:
-        OSError: disk full, read-only folder; the old file is untouched.
-    """
-    data = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-
-
-class _Hashed:
-    """A binary file that hashes and counts what is written to it."""
-
-    def __init__(self, file):
-        self.file, self.hash, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data) -> int:
-        view = memoryview(data).cast("B")
-        self.hash.update(view)
-        self.size += len(view)
-        self.file.write(view)
-        return len(view)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def save_tensors(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """``torch.save`` with fsync; gives ``{"sha256": ..., "size": bytes}`` of what was written.
-
-    Raises:
-        OSError, RuntimeError: disk full or read-only folder (torch reports some of them as RuntimeError).
-    """
-    with open(path, "wb", buffering=1 << 20) as file:
-        hashed: Any = _Hashed(file)
-        torch.save(state, hashed)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"sha256": hashed.hash.hexdigest(), "size": hashed.size}
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Plain tensors and numbers of a checkpoint file, on the CPU; no code in the file is ever run."""
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """``{"sha256": ..., "size": bytes}`` of a file, read in 1 MiB pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-        size = file.tell()
-    return {"sha256": digest.hexdigest(), "size": size}
 
 
 def public(text: str) -> str:
@@ -202,25 +120,3 @@ def latest_complete(run_dir: Path, report: Callable[[str], None] = log.warning, 
             return folder
         report(f"checkpoint passed over: {wrong}")
     return None
-
-
-def commit_folder(temporary: Path, final: Path) -> None:
-    """Rename a fully written folder into place, replacing one of the same name."""
-    fsync_folder(temporary)
-    if final.exists():
-        aside = final.with_name(f".old-{final.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(final, aside)
-        os.rename(temporary, final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(temporary, final)
-    fsync_folder(final.parent)
-
-
-def delete_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint; killed halfway, it is no longer found."""
-    aside = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder, aside)
-    shutil.rmtree(aside, ignore_errors=True)
