@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,15 +10,15 @@ import numpy as np
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
-from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
-from dreamer_lightning.envs.gym import gym_frame, wire_gym
+from dreamer_lightning.envs.base import at_least
+from dreamer_lightning.envs.gym import GymSuite
 from dreamer_lightning.envs.values import resize
 from dreamer_lightning.types import UserError
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
-class Atari(EnvFactory):
+class Atari(GymSuite):
     """An Atari game; the defaults are those of the Atari 100k benchmark (``embodied/envs/atari.py@2411f7d``).
 
     Unlike the reference, the time limit truncates an episode and does not terminate it.
@@ -27,45 +26,36 @@ class Atari(EnvFactory):
     Args:
         task: the game, such as ``pong`` or ``ms_pacman``.
         repeat: frames for each decision; their rewards are summed, and the repeat stops where an episode ends.
-        image_size: height and width of the picture, in pixels (Atari at 200M frames: 96).
         gray: one luminance channel instead of three colours.
         sticky: probability that the console repeats the last action instead (Atari at 200M frames: 0.25).
         actions: ``needed`` by the game, or ``all`` 18.
         noops: an episode begins with a random number of idle frames, up to this many.
         time_limit: frames (not decisions) after which an episode is truncated.
-        hide: names or patterns of observations that the model does not get.
-        log_info: names of info entries that are logged as ``episode/<name>``: ``lives``, ``frame_number``.
     """
 
     def __init__(
         self,
         task: str = "pong",
         repeat: int = 4,
-        image_size: int = 64,
         gray: bool = False,
         sticky: float = 0.0,
         actions: str = "needed",
         noops: int = 30,
         time_limit: int | None = 108_000,
-        hide: Sequence[str] = (),
-        log_info: Sequence[str] = (),
+        **options: Any,
     ):
+        super().__init__(repeat=repeat, pixels=False, vectors=True, time_limit=time_limit, **options)
         if actions not in ("needed", "all"):
             raise UserError(f"env.actions: {actions!r} must be needed or all")
-        at_least(1, repeat=repeat, image_size=image_size, time_limit=time_limit)
+        at_least(1, image_size=self.image_size)
         at_least(0, noops=noops)
         if not 0 <= sticky <= 1:
             raise UserError(f"env.sticky: {sticky} must be a probability, from 0 to 1")
-        self.task, self.name, self.repeat, self.image_size = task, f"atari_{task}", repeat, image_size
+        self.task, self.name = task, f"atari_{task}"
         self.gray, self.sticky, self.actions, self.noops = gray, sticky, actions, noops
-        self.time_limit, self.hide, self.log_info = time_limit, patterns(hide), listed(log_info)
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
-        console = Console(self, _rom(self.task), seed)
-        return wire_gym(console, seed, image_size=0, hide=self.hide, log_info=self.log_info)
-
-    def _frame(self, env: EnvBase) -> np.ndarray | None:
-        return gym_frame(env)
+        return self.wire(Console(self, _rom(self.task), seed), seed)  # which repeats by itself
 
 
 class Console(gymnasium.Env):

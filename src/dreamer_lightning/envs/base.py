@@ -77,6 +77,40 @@ class EnvFactory(ABC):
         """What must happen in the main process before a simulator is imported here or in a worker."""
 
 
+class Suite(EnvFactory):
+    """A factory with the options that every suite of environments has.
+
+    Args:
+        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
+        pixels: observe the rendered picture, as ``image`` (uint8 [image_size, image_size, 3]).
+        vectors: observe what the environment itself returns, which may also be an image.
+        image_size: height and width to which images are resized, in pixels; 0 keeps them.
+        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own.
+        hide: names or patterns of observations that the model does not get.
+    """
+
+    def __init__(
+        self,
+        repeat: int = 1,
+        pixels: bool = False,
+        vectors: bool = True,
+        image_size: int = 64,
+        time_limit: int | None = None,
+        hide: Sequence[str] = (),
+    ):
+        if not (pixels or vectors):
+            raise UserError("env: pixels and vectors are both off; switch one of them on")
+        at_least(1, repeat=repeat, time_limit=time_limit)
+        at_least(0, image_size=image_size)
+        self.repeat, self.pixels, self.vectors, self.image_size = repeat, pixels, vectors, image_size
+        self.time_limit, self.hide = time_limit, patterns(hide)
+
+    @property
+    def hidden(self) -> list[str]:
+        """Patterns of what the model does not get of the environment's own observations."""
+        return self.hide if self.vectors else [*self.hide, f"(?!{LOG_PREFIX}).*"]
+
+
 def at_least(least: int, **options: float | None) -> None:
     """Raises UserError for an option of an environment that is below ``least``; None is no limit."""
     for name, value in options.items():

@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from torchrl.envs import Compose, EnvBase, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
-from dreamer_lightning.envs.gym import gym_frame, wire_gym
+from dreamer_lightning.envs.gym import GymSuite
 from dreamer_lightning.envs.transforms import Pace, Wire
-from dreamer_lightning.types import LOG_PREFIX, UserError
+from dreamer_lightning.types import UserError
 
 
-class Custom(EnvFactory):
+class Custom(GymSuite):
     """A class (or function) of your own that makes a gymnasium or a TorchRL environment.
 
     Args:
         path: ``module:Class``; the module lies in a folder on the import path, such as the config's.
         kwargs: arguments for the class.
-        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
-        pixels: observe the rendered picture, as ``image`` (gymnasium with ``render_mode="rgb_array"``).
-        vectors: observe what the environment itself returns, which may also be an image.
-        image_size: height and width to which gymnasium images are resized, in pixels; 0 keeps them.
-        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: none.
-        hide: names or patterns of observations that the model does not get.
-        log_info: names of gymnasium ``info`` entries that are logged as ``episode/<name>``.
     """
 
-    def __init__(
-        self,
-        path: str,
-        kwargs: Mapping[str, Any] | None = None,
-        repeat: int = 1,
-        pixels: bool = False,
-        vectors: bool = True,
-        image_size: int = 64,
-        time_limit: int | None = None,
-        hide: Sequence[str] = (),
-        log_info: Sequence[str] = (),
-    ):
-        if not (pixels or vectors):
-            raise UserError("env: pixels and vectors are both off; switch one of them on")
-        at_least(1, repeat=repeat, time_limit=time_limit)
-        at_least(0, image_size=image_size)
-        self.path, self.kwargs, self.repeat = path, dict(kwargs or {}), repeat
-        self.name = path.rpartition(":")[2].lower()
-        self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
-        self.hide = [*patterns(hide), *([] if vectors else [f"(?!{LOG_PREFIX}).*"])]
-        self.log_info = listed(log_info)
+    def __init__(self, path: str, kwargs: Mapping[str, Any] | None = None, **options: Any):
+        super().__init__(**options)
+        self.path, self.kwargs, self.name = path, dict(kwargs or {}), path.rpartition(":")[2].lower()
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
         maker, kwargs = load_object(self.path), dict(self.kwargs)
@@ -77,15 +50,7 @@ class Custom(EnvFactory):
             )
         if self.time_limit is not None:
             env = gymnasium.wrappers.TimeLimit(env, self.time_limit)
-        return wire_gym(
-            env,
-            seed,
-            repeat=self.repeat,
-            image_size=self.image_size,
-            hide=self.hide,
-            log_info=self.log_info,
-            pixels=self.pixels,
-        )
+        return self.wire(env, seed, self.repeat)
 
     def _wire_torchrl(self, env: EnvBase, seed: int) -> EnvBase:
         if env.batch_size:
@@ -96,13 +61,10 @@ class Custom(EnvFactory):
             )
         with torch.random.fork_rng(devices=[]):  # TorchRL seeds the global generator as well
             env.set_seed(seed)
-        wire = Wire(env, self.hide)
+        wire = Wire(env, self.hidden)
         if self.repeat == 1 and self.time_limit is None:
             return TransformedEnv(env, wire)
         return TransformedEnv(env, Compose(Pace(self.repeat, self.time_limit), wire))
-
-    def _frame(self, env: EnvBase) -> np.ndarray | None:
-        return gym_frame(env) if isinstance(getattr(env.base_env, "_env", None), gymnasium.Env) else None
 
 
 def load_object(path: str, option: str = "env.path") -> Any:

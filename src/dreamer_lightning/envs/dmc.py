@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 from torchrl.envs import EnvBase, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory, at_least, patterns
+from dreamer_lightning.envs.base import Suite, at_least
 from dreamer_lightning.envs.rendering import import_suite, probe_gl, require_gl, working_gl
 from dreamer_lightning.envs.transforms import Wire
 from dreamer_lightning.store.environment import fingerprints
@@ -19,20 +19,13 @@ _DOMAINS = {name: name for name in ("ball_in_cup", "point_mass", "humanoid_CMU")
 _CAMERAS = {"quadruped": 2}
 
 
-class DMC(EnvFactory):
+class DMC(Suite):
     """A task of the DeepMind Control suite, such as ``walker_walk``.
 
     Args:
         task: domain and task joined by an underscore.
         repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
-        pixels: observe the camera picture, as ``image`` (uint8 [image_size, image_size, 3]).
-        vectors: observe the vectors (position, velocity, ...).
-        image_size: height and width of the picture, in pixels.
         camera: number of the camera, -1 for the free one; default 0, for quadruped 2.
-        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own,
-            1000 for nearly all.
-        hide: names or patterns of observations that the model does not get.
-        log_info: kept for symmetry with the other environments; dm_control has no info.
         cheap_pixels: draw without shadows, reflections and multisampling: faster, other pictures.
     """
 
@@ -40,23 +33,13 @@ class DMC(EnvFactory):
         self,
         task: str = "walker_walk",
         repeat: int = 2,
-        pixels: bool = False,
-        vectors: bool = True,
-        image_size: int = 64,
         camera: int | None = None,
-        time_limit: int | None = None,
-        hide: Sequence[str] = (),
-        log_info: Sequence[str] = (),
         cheap_pixels: bool = False,
+        **options: Any,
     ):
-        if not (pixels or vectors):
-            raise UserError("env: pixels and vectors are both off; switch one of them on")
-        if log_info:
-            raise UserError("env.log_info: dm_control tasks have no info entries; leave it empty")
-        at_least(1, repeat=repeat, image_size=image_size, time_limit=time_limit)
-        self.name, self.task, self.repeat = task, task, repeat
-        self.pixels, self.vectors, self.image_size, self.cheap_pixels = pixels, vectors, image_size, cheap_pixels
-        self.time_limit, self.hide = time_limit, patterns(hide)
+        super().__init__(repeat=repeat, **options)
+        at_least(1, image_size=self.image_size)
+        self.name, self.task, self.cheap_pixels = task, task, cheap_pixels
         self.domain, self.job = _split(task)
         self.camera = _CAMERAS.get(self.domain, 0) if camera is None else camera
 
@@ -84,10 +67,9 @@ class DMC(EnvFactory):
             env.physics.model.vis.quality.offsamples = 0  # read when the first picture makes the GL context
         wrapped = DMControlWrapper(env, frame_skip=self.repeat)
         wrapped.__dict__["pristine"] = pristine  # what a saved state need not hold
-        hide = self.hide if self.vectors else [".*"]
         camera = (lambda: self._picture(env, self.image_size, self.image_size)) if self.pixels else None
         shape = (self.image_size, self.image_size, 3)
-        return TransformedEnv(wrapped, Wire(wrapped, hide, camera=camera, picture=shape))
+        return TransformedEnv(wrapped, Wire(wrapped, self.hidden, camera=camera, picture=shape))
 
     def _load(self, suite, seed: int):
         if (self.domain, self.job) not in suite.ALL_TASKS:

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory, at_least, listed, patterns
+from dreamer_lightning.envs.base import Suite, listed
 from dreamer_lightning.envs.rendering import probe_gl
 from dreamer_lightning.envs.transforms import Wire, hidden
 from dreamer_lightning.envs.values import flatten, logged, resize
@@ -25,54 +25,52 @@ _RESET = "gymnasium's API wants reset(self, *, seed=None, options=None), which r
 _STEP = "gymnasium's API wants step(self, action), which returns (observation, reward, terminated, truncated, info)"
 
 
-class Gym(EnvFactory):
-    """A gymnasium environment by id, such as ``CartPole-v1`` (``module:Id-v0`` imports the module first).
+class GymSuite(Suite):
+    """A suite of gymnasium environments.
 
     Args:
-        task: the id.
-        repeat: simulator steps for each decision; their rewards are summed, and the repeat stops where an episode ends.
-        kwargs: arguments for ``gymnasium.make``.
-        pixels: observe the rendered picture, as ``image`` (uint8 [image_size, image_size, 3]).
-        vectors: observe what the environment itself returns, which may also be an image.
-        image_size: height and width to which images are resized, in pixels; 0 keeps them.
-        time_limit: steps of the simulator (not decisions) after which an episode is truncated; default: the task's own.
-        hide: names or patterns of observations that the model does not get.
         log_info: names of ``info`` entries that are logged as ``episode/<name>``; ``a/b`` reads ``info["a/b"]`` or
             ``info["a"]["b"]``.
     """
 
-    def __init__(
-        self,
-        task: str = "CartPole-v1",
-        repeat: int = 1,
-        kwargs: Mapping[str, Any] | None = None,
-        pixels: bool = False,
-        vectors: bool = True,
-        image_size: int = 64,
-        time_limit: int | None = None,
-        hide: Sequence[str] = (),
-        log_info: Sequence[str] = (),
-    ):
-        if not (pixels or vectors):
-            raise UserError("env: pixels and vectors are both off; switch one of them on")
-        at_least(1, repeat=repeat, time_limit=time_limit)
-        at_least(0, image_size=image_size)
-        self.task, self.repeat, self.kwargs = task, repeat, dict(kwargs or {})
+    def __init__(self, log_info: Sequence[str] = (), **options: Any):
+        super().__init__(**options)
+        self.log_info = listed(log_info)
+
+    def wire(self, env: gymnasium.Env, seed: int, repeat: int = 1) -> EnvBase:
+        """A gymnasium environment on the wire: checked and flattened, TorchRL's wrapper, our one transform."""
+        strict = Strict(env, self.log_info, self.image_size, self.hidden)
+        strict.reset(seed=seed)
+        wrapped = GymWrapper(strict, frame_skip=repeat, categorical_action_encoding=True)
+        camera = (lambda: resize(_rendered(env), self.image_size)) if self.pixels else None
+        shape = camera().shape if camera else ()
+        return TransformedEnv(wrapped, Wire(wrapped, self.hidden, prefix=_PREFIX, camera=camera, picture=shape))
+
+    def _frame(self, env: EnvBase) -> np.ndarray | None:
+        inner = getattr(env.base_env, "_env", None)
+        if getattr(inner, "render_mode", None) != "rgb_array":
+            return None
+        try:
+            return np.asarray(inner.render())
+        except Exception:  # a video is never worth a run: no package, no display, no texture
+            return None
+
+
+class Gym(GymSuite):
+    """A gymnasium environment by id, such as ``CartPole-v1`` (``module:Id-v0`` imports the module first).
+
+    Args:
+        task: the id.
+        kwargs: arguments for ``gymnasium.make``.
+    """
+
+    def __init__(self, task: str = "CartPole-v1", kwargs: Mapping[str, Any] | None = None, **options: Any):
+        super().__init__(**options)
+        self.task, self.kwargs = task, dict(kwargs or {})
         self.name = task.rpartition(":")[2].replace("/", "_")
-        self.pixels, self.vectors, self.image_size, self.time_limit = pixels, vectors, image_size, time_limit
-        self.hide, self.log_info = patterns(hide), listed(log_info)
 
     def make(self, seed: int, pixels_for_video: bool = False) -> EnvBase:
-        env = self._load(self.pixels or pixels_for_video)
-        return wire_gym(
-            env,
-            seed,
-            repeat=self.repeat,
-            image_size=self.image_size,
-            hide=[*self.hide, *([] if self.vectors else [f"(?!{LOG_PREFIX}).*"])],
-            log_info=self.log_info,
-            pixels=self.pixels,
-        )
+        return self.wire(self._load(self.pixels or pixels_for_video), seed, self.repeat)
 
     def _load(self, draw: bool) -> gymnasium.Env:
         kwargs = dict(self.kwargs)
@@ -103,39 +101,6 @@ class Gym(EnvFactory):
             if draw and not self.pixels and "render_mode" not in self.kwargs:  # it plays without pictures
                 return self._load(False)
             raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {_line(error)}") from error
-
-    def _frame(self, env: EnvBase) -> np.ndarray | None:
-        return gym_frame(env)
-
-
-def wire_gym(
-    env: gymnasium.Env,
-    seed: int,
-    *,
-    repeat: int = 1,
-    image_size: int = 0,
-    hide: Sequence[str] = (),
-    log_info: Sequence[str] = (),
-    pixels: bool = False,
-) -> EnvBase:
-    """A gymnasium environment on the wire: checked and flattened, TorchRL's wrapper, our one transform."""
-    strict = Strict(env, log_info, image_size, hide)
-    strict.reset(seed=seed)
-    wrapped = GymWrapper(strict, frame_skip=repeat, categorical_action_encoding=True)
-    camera = (lambda: resize(_rendered(env), image_size)) if pixels else None
-    shape = camera().shape if camera else ()
-    return TransformedEnv(wrapped, Wire(wrapped, hide, prefix=_PREFIX, camera=camera, picture=shape))
-
-
-def gym_frame(env: EnvBase) -> np.ndarray | None:
-    """The picture that a wired gymnasium environment renders, None where it cannot."""
-    inner = env.base_env._env
-    if inner.render_mode != "rgb_array":
-        return None
-    try:
-        return np.asarray(inner.render())
-    except Exception:  # a video is never worth a run: no package, no display, no texture
-        return None
 
 
 class Strict(gymnasium.Wrapper):
