@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,8 @@ from tensordict import TensorDict
 from torch import nn
 
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.schedule import Clocks, Limits, Ratio
 from dreamer_lightning.types import Space, Specs
-
-
-@dataclass
-class Clocks:
-    env_step: int = 0
-    agent_step: int = 0
-    update: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Limits:
-    env_steps: int | None = None
-    updates: int | None = None
-    max_time: float | None = None
-
-
-@dataclass
-class Schedule:
-    train_ratio: float = 512.0
-    batch_steps: int = 1024
-    learning_starts: int = 8
 
 
 class FakeDreamer(nn.Linear):
@@ -65,7 +43,7 @@ class FakeLoop:
         self.callbacks, self.run_dir = callbacks, Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.world = world
-        self.clocks, self.limits, self.schedule = Clocks(), Limits(**limits), Schedule()
+        self.clocks, self.limits, self.ratio = Clocks(), Limits(**limits), Ratio(learning_starts=8, learning=True)
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(0)
         self.dreamer = FakeDreamer()
@@ -73,7 +51,7 @@ class FakeLoop:
         self.replay = Replay(capacity=400, batch_size=2, length=5, num_streams=2, seed=seed)
         self.env_factory, self.specs, self.last = FakeFactory(), self.dreamer.specs, {}
         self.timers = {"collect": 0.0, "train": 0.0}
-        self.stop_reason, self.learning, self.random_score = None, True, 43.0
+        self.stop_reason = None
         self.time = torch.zeros(2, dtype=torch.int64)
 
     def call(self, hook: str, **kwargs: Any) -> None:

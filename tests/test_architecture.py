@@ -31,9 +31,10 @@ MAY_IMPORT = {
     "data": NOUNS | {"envs", "data"},
     "runtime": set(),
     "schedule": set(),
+    "migration": NOUNS,
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
-    "loop": BORDERS | {"updates"},
+    "loop": BORDERS | {"updates", "migration"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "cli", "configfiles"},  # a run's networks are rebuilt from its config

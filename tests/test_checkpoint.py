@@ -264,9 +264,9 @@ def test_a_replay_that_was_not_saved_fills_up_before_the_next_update(tmp_path):
     next(callback for callback in loop.callbacks if isinstance(callback, Checkpoint)).replay = False
     run(loop, 4)
     fresh = make(tmp_path)
-    fresh.learning, fresh.paying, fresh.credit = True, True, 1.5
+    fresh.ratio.learning, fresh.ratio.due, fresh.ratio.owed = True, True, 1.5
     restore(fresh, latest_complete(tmp_path))
-    assert (fresh.learning, fresh.paying, fresh.credit) == (False, False, 0.0)
+    assert fresh.ratio.state_dict() == {"learning": False, "owed": 0.0, "due": False}
 
 
 def test_callbacks_of_one_class_keep_their_own_state(tmp_path):

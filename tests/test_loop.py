@@ -7,7 +7,7 @@ from lightning.fabric import Fabric
 
 import tiny
 from dreamer_lightning.loop import Loop
-from dreamer_lightning.schedule import Limits, Schedule
+from dreamer_lightning.schedule import Every, Limits, Ratio
 
 
 def make(tmp_path, every=100):
@@ -25,17 +25,16 @@ def make(tmp_path, every=100):
     loop = Loop(
         fabric=fabric,
         dreamer=tiny.agent(),
-        module=None,
-        optimizer=SimpleNamespace(param_groups=[]),
+        update=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[])),
         collector=None,
         replay=SimpleNamespace(steps=0),
         env_factory=None,
-        schedule=Schedule(evaluate_every=every),
+        ratio=Ratio(),
         limits=Limits(),
         run_dir=tmp_path,
+        evaluate_every=Every(every),
         evaluate=evaluate,
     )
-    loop.began = 0.0
     return loop, rows, evaluated
 
 
@@ -51,7 +50,9 @@ def make(tmp_path, every=100):
 )
 def test_a_run_that_ends_by_a_limit_is_evaluated_once_more(tmp_path, reason, env_step, last, evaluations):
     loop, rows, evaluated = make(tmp_path)
-    loop.clocks.env_step, loop.next_evaluation, loop.logged = env_step, last + 100, last
+    loop.clocks.env_step = env_step
+    loop.evaluate_every.done(last)
+    loop.log_every.done(last)
     loop.stop(reason)
     loop.conclude()
     assert len(evaluated) == evaluations

@@ -61,7 +61,7 @@ def test_options_of_the_optimizer_given_at_a_resume_hold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dreamer_lightning.fit("gym.yaml", "debug.yaml", run_dir="run", env_steps=32, **OPTIONS)
     seen = []
-    monkeypatch.setattr(Loop, "train", lambda loop: seen.append(dict(loop.optimizer.param_groups[0])))
+    monkeypatch.setattr(Loop, "train", lambda loop: seen.append(dict(loop.update.optimizer.param_groups[0])))
     dreamer_lightning.fit(resume="run", env_steps=33)
     dreamer_lightning.fit(resume="run", env_steps=34, optimizer={"lr": 1e-5})
     was, now = ({name: group[name] for name in ("lr", "warmup", "agc")} for group in (seen[0], seen[-1]))

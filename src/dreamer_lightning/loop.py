@@ -27,10 +27,11 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.data.restore import close_streams
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.schedule import Clocks, Limits, Schedule
+from dreamer_lightning.migration import loop_state
+from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
 from dreamer_lightning.store import resume
 from dreamer_lightning.types import UserError
-from dreamer_lightning.updates import StaticUpdate, Update
+from dreamer_lightning.updates import Update
 
 
 @dataclass
@@ -40,50 +41,40 @@ class Loop:
     Args:
         fabric: launched Fabric with the callbacks.
         dreamer: the raw agent, which acts; on the device.
-        module: the agent as Fabric wrapped it, whose forward trains.
-        optimizer: of all parameters, as Fabric wrapped it.
+        update: one gradient step on one replayed batch.
         collector: iterator of wire TensorDicts [num_envs, steps].
         replay: this rank's records.
         env_factory: names the task and its action repeat.
-        schedule: ratios and cadences.
+        ratio: how many updates are owed to the steps that were played.
         limits: where the run ends.
         run_dir: the run folder.
-        evaluate: plays and dreams evaluation episodes: (metrics, episodes).
-        seed: of the training noise; every rank draws its own.
-        random_score: return of the uniformly random policy, for forecasts and plots.
-        static_update: every update works on the same memory: on a GPU it is one CUDA graph.
+        log_every: how often a row is written, in env steps.
+        evaluate_every: how often there is an evaluation, in env steps.
+        evaluate: plays and dreams evaluation episodes: (metrics, episodes); None: there are no evaluations.
+        callbacks: those of ``fabric``.
     """
 
     fabric: Fabric
     dreamer: Dreamer
-    module: Callable[..., Any]
-    optimizer: torch.optim.Optimizer
+    update: Update
     collector: Any
     replay: Replay
     env_factory: EnvFactory
-    schedule: Schedule
+    ratio: Ratio
     limits: Limits
     run_dir: Path
+    log_every: Every = field(default_factory=lambda: Every(1000))
+    evaluate_every: Every = field(default_factory=lambda: Every(0))
     evaluate: Callable[[Dreamer], Any] | None = None
-    seed: int = 0
-    random_score: float | None = None
     callbacks: list[Any] = field(default_factory=list)
-    static_update: bool = False
 
     def __post_init__(self) -> None:
-        self.specs = self.dreamer.specs
-        self.clocks, self.options = Clocks(), resume.options_of(self.optimizer)
-        self.last: dict[str, Any] = {}
+        self.specs, self.clocks = self.dreamer.specs, Clocks()
+        self.options = resume.options_of(self.update.optimizer)
         self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
-        self.generator = torch.Generator(self.fabric.device).manual_seed(self.seed * 1009 + self.fabric.global_rank + 1)
-        parts = (self.fabric, self.dreamer, self.module, self.optimizer, self.replay, self.generator)
-        self.update = (StaticUpdate if self.static_update else Update)(*parts)
-        self.credit, self.paying = 0.0, False  # updates owed to the steps played so far; whether they are due
-        self.learning = False
-        self.next_log, self.next_evaluation = self.schedule.log_every, self.schedule.evaluate_every
-        self.carry: dict[str, Tensor] | None = None
-        self.pending: dict[str, Any] = {}
-        self.logged, self.evaluated = 0, 0
+        self.began = time.perf_counter()
+        self.carry: dict[str, Tensor] | None = None  # of ``to_records``, from one wire to the next
+        self.pending: dict[str, Any] = {}  # metrics for the next row
         self.stop_reason: str | None = None
         self.failure: Exception | None = None  # what the run ends with
 
@@ -97,7 +88,7 @@ class Loop:
             self.call("on_train_start")
             collector = iter(self.collector)
             while not self.finished():
-                if not self.paying:  # a run that stopped between two updates goes on with the second
+                if not self.ratio.due:  # a run that stopped between two updates goes on with the second
                     self.collect(collector)
                 self.train()
                 self.report()
@@ -114,8 +105,8 @@ class Loop:
     def collect(self, collector: Iterator[TensorDictBase]) -> None:
         """Play some steps in every environment, keep the records. A failed batch counts too: ranks keep one clock."""
         with self.timed("collect"):
-            if self.schedule.prefill:
-                self.collector.policy.random = self.clocks.agent_step < self.schedule.prefill
+            if self.ratio.prefill:
+                self.collector.policy.random = self.clocks.agent_step < self.ratio.prefill
             wire = None
             with self.to_the_end():
                 wire = next(collector)
@@ -128,19 +119,15 @@ class Loop:
         self.tick()
         if wire is not None:
             self.call("on_collect_end", wire=wire)
-        if self.learning:
-            self.credit += played * self.schedule.train_ratio / self.schedule.batch_steps
-            self.paying = self.credit >= self.schedule.burst
-        elif self.clocks.agent_step >= self.schedule.prefill:  # what was played before is not made up for
-            self.learning = self.agreed(len(self.replay) >= self.schedule.learning_starts, all)
-            self.credit = float(self.schedule.pretrain if self.learning and not self.clocks.update else 0)
-            self.paying = self.credit >= 1
+        if self.ratio.learning:
+            self.ratio.play(played)
+        elif self.clocks.agent_step >= self.ratio.prefill and self.agreed(self.ratio.enough(len(self.replay)), all):
+            self.ratio.begin(self.clocks.update)
 
     def train(self) -> None:
-        """Pay the updates that are owed."""
-        while self.paying and not self.finished():
-            self.credit -= 1
-            self.paying = self.credit >= 1
+        """Make the updates that are due."""
+        while self.ratio.due and not self.finished():
+            self.ratio.pay()
             with self.timed("train"):
                 metrics = self.update()
             if self.update.sanity.problem:
@@ -150,30 +137,29 @@ class Loop:
             self.call("on_train_batch_end", metrics=metrics)
 
     def report(self) -> None:
-        """Evaluate and log where it is due."""
-        now, every = self.clocks.env_step, self.schedule
-        validate = bool(self.evaluate and every.evaluate_every and now >= self.next_evaluation)
+        """Evaluate and write a row where it is due."""
+        now = self.clocks.env_step
+        validate = bool(self.evaluate) and self.evaluate_every.due(now)
         if validate:
-            self.next_evaluation = (now // every.evaluate_every + 1) * every.evaluate_every
             self.validate()
-        if validate or now >= self.next_log:
-            self.next_log = (now // every.log_every + 1) * every.log_every
+        if validate or self.log_every.due(now):
             self.flush()
 
     def conclude(self) -> None:
         """At a limit, evaluate once more if the last time is long ago; write what was not yet logged."""
-        every, limit = self.schedule.evaluate_every, self.stop_reason in ("env_steps", "updates", "max_time")
-        since = self.clocks.env_step - max(self.next_evaluation - every, self.evaluated)
-        late = bool(self.evaluate and every and since >= every / 2 and self.agreed(limit, any))
+        every, limit = self.evaluate_every, self.stop_reason in ("env_steps", "updates", "max_time")
+        old = self.clocks.env_step - every.last >= every.every / 2
+        late = bool(self.evaluate and every.every and old and self.agreed(limit, any))
         if late:
             self.validate()
-        if late or self.clocks.env_step > self.logged:
+        if late or self.clocks.env_step > self.log_every.last:
             self.flush()
 
     def validate(self) -> None:
         """Play and dream evaluation episodes on rank 0, for the next row."""
         self.call("on_validation_start")
-        metrics, episodes, self.evaluated = {}, [], self.clocks.env_step
+        metrics, episodes = {}, []
+        self.evaluate_every.done(self.clocks.env_step)
         with self.timed("evaluate"):
             if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
@@ -199,9 +185,8 @@ class Loop:
     def flush(self) -> None:
         """Hand the row to the callbacks."""
         row, self.pending = {**asdict(self.clocks), **self.pending, "replay/steps": self.replay.steps}, {}
-        self.logged = self.clocks.env_step
+        self.log_every.done(self.clocks.env_step)
         self.call("on_log", row=row)
-        self.last.update(row)
 
     def stop(self, reason: str) -> None:
         """End the run after the update at hand."""
@@ -228,13 +213,9 @@ class Loop:
 
     def finished(self) -> bool:
         """Whether a limit is reached or a stop was asked for, on any rank."""
-        limits, clocks = self.limits, self.clocks
-        if limits.env_steps is not None and clocks.env_step >= limits.env_steps:
-            self.stop("env_steps")
-        if limits.updates is not None and clocks.update >= limits.updates:
-            self.stop("updates")
-        if limits.max_time is not None and clocks.seconds >= limits.max_time:
-            self.stop("max_time")
+        limit = self.limits.reached(self.clocks)
+        if limit:
+            self.stop(limit)
         if self.agreed(self.should_stop, any) and not self.should_stop:
             self.stop("another rank stopped")
         return self.should_stop
@@ -264,38 +245,47 @@ class Loop:
         self.update.finish()
         return {
             "dreamer": self.dreamer.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.update.optimizer.state_dict(),
+            "options": self.options,
             "clocks": asdict(self.clocks),
             "timers": dict(self.timers),
-            **{name: getattr(self, name) for name in ("options", "credit", "paying", "learning")},
-            "cadence": [int(self.next_log), int(self.next_evaluation), int(self.evaluated)],
+            "ratio": self.ratio.state_dict(),
+            "log_every": self.log_every.state_dict(),
+            "evaluate_every": self.evaluate_every.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; ``run`` then goes on from there."""
+        state, optimizer = loop_state(state), self.update.optimizer
         self.dreamer.load_state_dict(state["dreamer"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
+        resume.keep_options(optimizer, self.options, state.get("options", self.options))
         self.clocks = Clocks(**state["clocks"])
         self.timers.update(state["timers"])
-        resume.keep_options(self.optimizer, self.options, state.get("options", self.options))
-        self.credit, self.learning, self.paying = state["credit"], state["learning"], state.get("paying", False)
-        self.next_log, self.next_evaluation, self.evaluated = [*state["cadence"], 0][:3]
+        self.ratio.load_state_dict(state["ratio"])
+        self.log_every.load_state_dict(state["log_every"])
+        self.evaluate_every.load_state_dict(state["evaluate_every"])
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        return {"training": self.update.generator, "acting": self.collector.policy.generator}
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
         return {
-            "random": resume.random_states(training=self.generator, acting=self.collector.policy.generator),
+            "random": resume.random_states(**self.generators),
             "playing": playing_state(self.collector, self.carry, exact=not self.failure),
             "pending": {name: float(value) for name, value in self.pending.items()},
-            "logged": self.logged,
         }
 
     def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
         """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
         if "playing" not in state:  # of an older version
             return list(range(self.replay.num_streams))
-        resume.set_random_states(state["random"], training=self.generator, acting=self.collector.policy.generator)
+        resume.set_random_states(state["random"], **self.generators)
         self.carry, anew = set_playing_state(self.collector, state["playing"])
         close_streams(self.replay, anew)
-        self.pending, self.logged = dict(state["pending"]), state["logged"]
+        self.pending = dict(state["pending"])
+        if "logged" in state:  # of an older version
+            self.log_every.done(state["logged"])
         return anew

@@ -14,6 +14,7 @@ from dreamer_lightning.callbacks.base import Callback, say, warn
 from dreamer_lightning.data import archive
 from dreamer_lightning.data import restore as replay_files
 from dreamer_lightning.explain import nearest
+from dreamer_lightning.schedule import Every
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.store.runfolder import BEST, CHECKPOINTS, MODEL, REPLAY
 
@@ -81,10 +82,8 @@ class Checkpoint(Callback):
     def due(self, clocks) -> bool:
         """Whether a multiple of either cadence lies between the last checkpoint and now."""
         env_step, update = self.saved
-        return bool(
-            (self.every_env_steps and clocks.env_step // self.every_env_steps > env_step // self.every_env_steps)
-            or (self.every_updates and clocks.update // self.every_updates > update // self.every_updates)
-        )
+        by_env_steps, by_updates = Every(self.every_env_steps, env_step), Every(self.every_updates, update)
+        return by_env_steps.due(clocks.env_step) or by_updates.due(clocks.update)
 
     def save(self, loop, best: bool = False) -> Path | None:
         """Write a checkpoint on all ranks; a disk that refuses is reported in one line and training goes on.
@@ -277,7 +276,7 @@ def restore(loop, folder: Path) -> dict[str, Any]:
         shards = [(folder.parent.parent / REPLAY / f"rank-{r}", names[f"rank-{r}"]) for r in range(saved_world)]
         replay_files.load(loop.replay, shards, rank, world)
     if not loop.agreed(len(loop.replay) > 0, all):  # it fills up again first
-        loop.learning, loop.paying, loop.credit = False, False, 0.0
+        loop.ratio.wait()
     if world != saved_world:
         say(loop, f"saved by {saved_world} processes, going on with {world}: random states and environments begin anew")
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"

@@ -87,8 +87,8 @@ def updates_to_come(loop) -> int:
     if limits.env_steps:
         left = (limits.env_steps - clocks.env_step) / loop.env_factory.repeat
         if not clocks.update:
-            left -= loop.schedule.learning_starts * loop.fabric.world_size
-        counts.append(int(left * loop.schedule.train_ratio / loop.schedule.batch_steps))
+            left -= loop.ratio.learning_starts * loop.fabric.world_size
+        counts.append(int(loop.ratio.updates(left)))
     return max(0, min(counts, default=0))
 
 

@@ -61,7 +61,7 @@ from dreamer_lightning.updates import as_they_are
 PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")  # half of them are short names of others
 
 
-def build_fabric(options: FabricOptions) -> Fabric:
+def build_fabric(options: FabricOptions, callbacks: list[Any] | None = None) -> Fabric:
     """Launched Fabric; ``auto`` is one GPU if there is one, in bfloat16 where it has that, else the CPU in float32.
 
     Raises:
@@ -94,6 +94,7 @@ def build_fabric(options: FabricOptions) -> Fabric:
             strategy=options.strategy,
             precision=precision,
             loggers=options.loggers,
+            callbacks=callbacks,
             plugins=options.plugins,
         )
     except (ValueError, TypeError, RuntimeError) as error:  # what Fabric refuses, and why, in its first line

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -47,15 +47,16 @@ from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.kernels.process import keep_memory
-from dreamer_lightning.loop import Limits, Loop, Schedule
+from dreamer_lightning.loop import Loop
 from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.runtime import repeatable
+from dreamer_lightning.schedule import Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Size, Specs, UserError
-from dreamer_lightning.updates import check_capture, compiled
+from dreamer_lightning.updates import StaticUpdate, Update, check_capture, compiled
 
 
 def fit(
@@ -176,7 +177,8 @@ def fit(
     repeatable(deterministic)
     if threads:
         torch.set_num_threads(threads)
-    devices = build_fabric(fabric)
+    callbacks: list[Any] = []  # Fabric calls those that are in this list by then
+    devices = build_fabric(fabric, callbacks)
     folder = Path(devices.broadcast(str(folder)))
     world, rank = devices.world_size, devices.global_rank
     if batch_size % world:
@@ -197,44 +199,41 @@ def fit(
     sequences, own_seed = batch_size // world, seed * world + rank
     records = build_replay(replay, shard, sequences, batch_length, num_envs, own_seed, devices.device)
     batch_steps = batch_size * batch_length
-    schedule = Schedule(
+    ratio = Ratio(
         train_ratio=train_ratio,
         batch_steps=batch_steps,
         learning_starts=-(-(learning_starts or batch_steps) // world),
         prefill=prefill,
         pretrain=pretrain,
         burst=burst,
-        log_every=log_every,
-        evaluate_every=evaluation.every,
     )
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
     acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures)
     records.allocate(example_record(specs, dreamer))
-    check_start(records, schedule.learning_starts)
+    check_start(records, ratio.learning_starts)
     baseline = play_randomly(devices, env, specs, evaluation, seed, failures)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed, failures)
     tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
-    callbacks = build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
-    devices._callbacks = callbacks
+    callbacks += build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
 
+    generator = torch.Generator(devices.device).manual_seed(seed * 1009 + rank + 1)  # of the training noise
+    update = (StaticUpdate if cuda_graph else Update)(devices, dreamer, module, optim, records, generator)
+    update.sanity.skip = faults.update == "skip"
     loop = Loop(
         fabric=devices,
         dreamer=dreamer,
-        module=module,
-        optimizer=optim,
+        update=update,
         collector=acting,
         replay=records,
         env_factory=env,
-        schedule=schedule,
+        ratio=ratio,
         limits=limits,
         run_dir=folder,
+        log_every=Every(log_every),
+        evaluate_every=Every(evaluation.every),
         evaluate=evaluator.evaluate if evaluator else None,
-        seed=seed,
-        random_score=baseline,
         callbacks=callbacks,
-        static_update=cuda_graph,
     )
-    loop.update.sanity.skip = faults.update == "skip"
     say(loop, hardware(devices))
     if found:
         restore(loop, found)

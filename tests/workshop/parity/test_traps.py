@@ -22,7 +22,7 @@ from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import symlog, twohot_encode
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.schedule import Schedule
+from dreamer_lightning.schedule import Ratio
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.world_model import WorldModel
 
@@ -197,20 +197,20 @@ def test_trap_15_train_ratio_counts_agent_steps_not_frames(monkeypatch, repeat, 
     """512 replayed steps a decision and 1024 in a batch: one update every two decisions, whatever the repeat."""
     monkeypatch.setattr(loop, "to_records", lambda wire, carry: ([], carry))
     fabric = SimpleNamespace(world_size=1, global_rank=0, device=torch.device("cpu"), call=lambda *a, **k: None)
-    parts = {name: SimpleNamespace(specs=None, extend=lambda records: None) for name in ("dreamer", "module", "replay")}
+    parts = {name: SimpleNamespace(specs=None, extend=lambda records: None) for name in ("dreamer", "replay")}
     this = loop.Loop(
         fabric=fabric,
         **parts,
-        optimizer=SimpleNamespace(param_groups=[]),
+        update=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[])),
         collector=None,
         env_factory=SimpleNamespace(repeat=repeat),
-        schedule=Schedule(train_ratio=512, batch_steps=1024),
+        ratio=Ratio(train_ratio=512, batch_steps=1024, learning=True),
         limits=None,
         run_dir=tmp_path,
     )
-    this.carry, this.learning, this.began = 0, True, 0.0
+    this.carry = 0
     wire = SimpleNamespace(numel=lambda: 8, shape=(4, 2))
     for _ in range(5):
         this.collect(iter([wire]))
     assert (this.clocks.agent_step, this.clocks.env_step) == (40, 40 * repeat)
-    assert this.credit == 20
+    assert this.ratio.owed == 20
