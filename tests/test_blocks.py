@@ -32,7 +32,7 @@ def test_layer_has_the_reference_numbers_and_gradients(name):
     want, layer = golden("nets").at(name), LAYERS[name]()
     layers = interop.mlp_layers(layer) if name == "mlp" else {"": layer}
     prefix = "" if name == "mlp" else "/"
-    interop.load(layers, {prefix + key: value for key, value in want.tensors("param").items()})
+    interop.load(layers, {prefix + key: value for key, value in want.under("param").items()})
     x, dy = want.tensor("x").requires_grad_(), want.tensor("dy")
     images = name.startswith("conv")
     y = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if images else layer(x).reshape(dy.shape)

@@ -24,11 +24,11 @@ IMAGE_LOSS = 5e-5  # the reference adds 12288 terms one by one in float32
 
 @pytest.mark.parametrize("name", OBS)
 def test_decoder_has_the_reference_numbers_and_gradients(name):
-    want, obs = golden("nets").at(f"{name}/dec"), golden("nets").tensors(f"{name}/enc/obs")
+    want, obs = golden("nets").at(f"{name}/dec"), golden("nets").under(f"{name}/enc/obs")
     options = {"vector": partial(SymlogMLPDecoder, units=16), "image": partial(UpsampleDecoder, units=16)}
     decoder = DictDecoder(specs(**OBS[name]), 64, 32, **options)
     layers = interop.decoder_layers(decoder)
-    interop.load(layers, want.tensors("param"))
+    interop.load(layers, want.under("param"))
     deter, stoch = want.tensor("deter").requires_grad_(), want.tensor("stoch").requires_grad_()
     outputs = decoder(Latent(deter, stoch.flatten(-2)))
     assert set(outputs) == set(obs)

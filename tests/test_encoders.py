@@ -44,8 +44,8 @@ def test_encoder_has_the_reference_numbers_and_gradients(name):
     want = golden("nets").at(f"{name}/enc")
     encoder = DictEncoder(specs(**OBS[name]), vector=partial(SymlogMLPEncoder, units=16))
     layers = interop.encoder_layers(encoder)
-    interop.load(layers, want.tensors("param"))
-    embed = encoder(want.tensors("obs"))
+    interop.load(layers, want.under("param"))
+    embed = encoder(want.under("obs"))
     assert embed.shape[-1] == encoder.embed_dim
     assert_close(embed, want["tokens"])
     (embed * want.tensor("dtokens")).sum().backward()
@@ -61,13 +61,13 @@ def vector_spaces() -> dict[str, Space]:
 @pytest.mark.parametrize("squash", [True, False])
 def test_vectors_are_joined_like_the_reference(squash):
     want = golden("nets")
-    got = concat_vectors(want.tensors("dictconcat/in"), vector_spaces(), squash)
+    got = concat_vectors(want.under("dictconcat/in"), vector_spaces(), squash)
     assert_close(got, want["dictconcat/out_symlog" if squash else "dictconcat/out_plain"])
 
 
 def test_entries_with_a_missing_number_are_zero():
     want = golden("nets")
-    got = concat_vectors(want.tensors("dictconcat_missing/in"), vector_spaces(), squash=True)
+    got = concat_vectors(want.under("dictconcat_missing/in"), vector_spaces(), squash=True)
     assert_close(got, want["dictconcat_missing/out"])
 
 

@@ -43,7 +43,7 @@ def test_scalar_head_has_the_reference_numbers_and_gradients(name):
     layers = interop.head_layers(head)
     for key, zero in want.json("zero_at_init").items():
         assert (not layers[key.removesuffix("/kernel")].weight.any()) == zero
-    interop.load(layers, want.tensors("param"))
+    interop.load(layers, want.under("param"))
     x = want.tensor("x").requires_grad_()
     output = head(x)
     loss = output.loss(want.tensor("target"))
@@ -63,7 +63,7 @@ def test_policy_has_the_reference_numbers_and_gradients(name):
     want, spaces = golden("heads").at(name), ACTIONS[name]
     head = PolicyHead(20, Specs({}, spaces), units=16)
     layers = interop.head_layers(head)
-    interop.load(layers, want.tensors("param"))
+    interop.load(layers, want.under("param"))
     x = want.tensor("x").requires_grad_()
     policy = head(x)
     events = {}

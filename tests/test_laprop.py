@@ -38,7 +38,7 @@ def test_six_steps_have_the_reference_numbers(name, skip_zeros):
     """In float64, so that the difference of parameters is the update; a gradient of zeros may also be None."""
     want = golden("optim").at(name)
     config = want.json("config")
-    params = {key: torch.nn.Parameter(value.double()) for key, value in want.tensors("param0").items()}
+    params = {key: torch.nn.Parameter(value.double()) for key, value in want.under("param0").items()}
     optimizer = build(params.values(), config)
     for step in range(STEPS):
         for key, param in params.items():

@@ -377,7 +377,7 @@ def test_replay_value_loss_agrees():
 def test_optimisers_agree(group):
     v = OPTIM.at(group)
     options = v.json("config")
-    params = {name: nn.Parameter(value) for name, value in v.tensors("param0").items()}
+    params = {name: nn.Parameter(value) for name, value in v.under("param0").items()}
     names = {"lr": "lr", "agc": "agc", "eps": "eps", "beta1": "beta1", "beta2": "beta2", "warmup_steps": "warmup"}
     optimizer = DreamerV3Optimizer(params.values(), **{theirs: options[ours] for theirs, ours in names.items()})
     for step in range(6):

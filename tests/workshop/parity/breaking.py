@@ -1,11 +1,8 @@
 """Runs single groups of the parity checks, to show that a known mistake is found."""
 
-from pathlib import Path
-
 from dreamer_lightning.workshop.parity.record import Vectors
 from dreamer_lightning.workshop.parity.run import FILES
-
-DATA = Path(__file__).parents[2] / "data"
+from golden import DATA
 
 
 def wrong(file: str, *groups: str) -> set[str]:

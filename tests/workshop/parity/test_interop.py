@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from breaking import DATA
 
 from dreamer_lightning import interop
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.nets.blocks import BlockLinear, Conv2d, ConvTranspose2d, Linear
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.record import Vectors
+from golden import DATA
 
 
 def agent(name):

@@ -10,11 +10,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from breaking import DATA
 
 from dreamer_lightning import interop
 from dreamer_lightning.workshop.parity import agent, build
 from dreamer_lightning.workshop.parity.record import Vectors
+from golden import DATA
 
 CASES = {
     "wide": (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from dreamer_lightning.errors import UserError
 from dreamer_lightning.kernels import fused
 from dreamer_lightning.workshop.parity.record import Vectors
 from dreamer_lightning.workshop.parity.run import FILES, Report, run, run_file
+from golden import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 INFERRED = ("dec/sp0/bias", "dec/sp2/bias", "dec/sp2/kernel")  # tell the image size to the initialiser's checks
 INJECTED = ("sample_idx", "bins")  # draws and supports that are read and echoed: what they lead to is compared
 

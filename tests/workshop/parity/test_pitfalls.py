@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from breaking import DATA, with_options, wrong
+from breaking import with_options, wrong
 
 from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets import outputs
@@ -16,6 +16,7 @@ from dreamer_lightning.optim import LaProp, laprop
 from dreamer_lightning.workshop.parity.optim import optimizer
 from dreamer_lightning.workshop.parity.record import Vectors
 from dreamer_lightning.workshop.parity.run import run_file
+from golden import DATA
 
 
 def test_pitfall_01_symmetric_twohot_sum_is_exactly_zero(monkeypatch):

@@ -44,12 +44,12 @@ def jobs(v: Vectors) -> Iterator[Job]:
 def twohot_pred(v: Vectors, key: str, pred: Tensor, logits: Tensor, bins: Tensor) -> None:
     """Compare expected values in units of ``sum |p bins|``; what is exactly 0 must be so."""
     unit = (torch.softmax(logits.detach(), -1) * bins.abs()).sum(-1).numpy()
-    v.within(key, pred, TWOHOT_PRED, np.where(v.array(key) == 0, 0.0, unit))
+    v.within(key, pred, TWOHOT_PRED, np.where(v[key] == 0, 0.0, unit))
 
 
 def _bins(v: Vectors, group: str) -> None:
     for bins in v.names(group):
-        want = v.array(f"{group}/{bins}")
+        want = v[f"{group}/{bins}"]
         v.within(f"{group}/{bins}", symexp_bins(int(bins)), LAYER, np.abs(want))
 
 
@@ -57,7 +57,7 @@ def _twohot(v: Vectors, group: str) -> None:
     logits = v.tensor(f"{group}/logits").requires_grad_()
     target, cot = v.tensor(f"{group}/target"), v.tensor(f"{group}/dloss")
     bins = v.tensor(f"{group}/bins")  # the recorded ones: their last digits are those of the reference's exp
-    v.within(f"{group}/bins", symexp_bins(logits.shape[-1]), LAYER, np.abs(v.array(f"{group}/bins")))
+    v.within(f"{group}/bins", symexp_bins(logits.shape[-1]), LAYER, np.abs(v[f"{group}/bins"]))
     v.ignore(f"{group}/pred_fused")  # what an optimising compiler makes of it
     output = TwoHot(logits, bins)
     twohot_pred(v, f"{group}/pred", output.pred(), logits, bins)
@@ -65,7 +65,7 @@ def _twohot(v: Vectors, group: str) -> None:
     v.close(f"{group}/loss_row0", TwoHot(logits[:1].expand_as(logits), bins).loss(target))
     (grad,) = torch.autograd.grad((output.loss(target) * cot).sum(), logits)
     v.norm(f"{group}/grad_loss", grad)
-    rows = len(v.array(f"{group}/grad_pred8"))
+    rows = len(v[f"{group}/grad_pred8"])
     (grad,) = torch.autograd.grad((TwoHot(logits, bins).pred() * cot)[:rows].sum(), logits)
     v.norm(f"{group}/grad_pred8", grad[:rows])
 
@@ -97,7 +97,7 @@ def _normal(v: Vectors, group: str) -> None:
 
 
 def _bounded_normal(v: Vectors, group: str) -> None:
-    raw, (low, high) = v.tensor(f"{group}/raw"), v.array(f"{group}/limits").tolist()
+    raw, (low, high) = v.tensor(f"{group}/raw"), v[f"{group}/limits"].tolist()
     output = BoundedNormal(raw, raw, 1, low, high)
     v.close(f"{group}/mean", output.mean)
     v.close(f"{group}/std", output.std)
@@ -178,10 +178,10 @@ def _action_spaces(v: Vectors, group: str, x: Tensor) -> dict[str, Space]:
     """The actions that a policy group's arrays are about."""
     spaces = {}
     for name in v.names(f"{group}/event"):
-        shape = v.array(f"{group}/event/{name}").shape[x.ndim - 1 :]
+        shape = v[f"{group}/event/{name}"].shape[x.ndim - 1 :]
         logits = f"{group}/out/{name}/logits"
         discrete = logits in v
-        spaces[name] = Space(shape, "int32" if discrete else "float32", v.array(logits).shape[-1] if discrete else 0)
+        spaces[name] = Space(shape, "int32" if discrete else "float32", v[logits].shape[-1] if discrete else 0)
     return spaces
 
 
@@ -222,7 +222,7 @@ def policy_keys(
         values["logp"] = found.log_prob(event)
         for quantity in v.names(f"{key}/{name}"):
             place = f"{key}/{name}/{quantity}"
-            if v.array(place).dtype.kind in "bi":
+            if v[place].dtype.kind in "bi":
                 v.exact(place, values[quantity])
             else:
                 v.close(place, values[quantity], limit)

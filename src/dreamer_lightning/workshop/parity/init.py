@@ -58,7 +58,7 @@ def compare(v: Vectors, key: str, got: Tensor, lead: int = 0) -> None:
         got: our draw.
         lead: see ``key``.
     """
-    want, found, n = v.array(key)[lead:], statistics(got), got.numel()
+    want, found, n = v[key][lead:], statistics(got), got.numel()
     std = found[1]
     if std == 0 or want[1] == 0:  # all entries are equal: exactly the same numbers
         v.judge(key, float(max(abs(a - b) for a, b in zip(found, want, strict=False))), 0.0)
@@ -73,7 +73,7 @@ def compare(v: Vectors, key: str, got: Tensor, lead: int = 0) -> None:
 
 def _layer(v: Vectors, group: str) -> None:
     """One large layer: its kernel's statistics, and what its fan-in makes of them."""
-    shape = v.array(f"{group}/shape").tolist()
+    shape = v[f"{group}/shape"].tolist()
     outscale = float(group.partition("outscale")[2] or 1.0)
     layer: nn.Module
     if len(shape) == 2:
@@ -91,7 +91,7 @@ def _layer(v: Vectors, group: str) -> None:
         f"{group}/fan_std",
         [fan, 1 / math.sqrt(fan), CUT * TRUNC_SCALE / math.sqrt(fan)],
         LAYER,
-        np.abs(v.array(f"{group}/fan_std")),
+        np.abs(v[f"{group}/fan_std"]),
     )
 
 
@@ -117,7 +117,7 @@ def _agent(v: Vectors, group: str) -> None:
     for name in v.names(group):
         if name not in tensors:
             raise NotRunnable(f"{group}/{name} is a tensor that ours has not")
-        got, want = tensors[name], v.array(f"{group}/{name}")
+        got, want = tensors[name], v[f"{group}/{name}"]
         if list(got.shape) != want[: got.ndim].astype(int).tolist():
             v.judge(f"{group}/{name}", HUGE, 0.0)
         else:
@@ -130,7 +130,7 @@ def _specs(v: Vectors, group: str, depth: int) -> Specs:
 
     def outputs(name: str) -> int:
         lead = {"kernel": 2}.get(name.rsplit("/", 1)[1], 1)
-        return int(v.array(f"{group}/{name}")[: 4 if "imgout" in name else lead][-1])
+        return int(v[f"{group}/{name}"][: 4 if "imgout" in name else lead][-1])
 
     for name in sorted(names):
         parts = name.split("/")

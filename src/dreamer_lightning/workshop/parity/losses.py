@@ -32,7 +32,7 @@ def jobs(v: Vectors) -> Iterator[Job]:
 
 def _kl(v: Vectors, group: str) -> None:
     post, prior = v.tensor(f"{group}/post").requires_grad_(), v.tensor(f"{group}/prior").requires_grad_()
-    unimix, free = v.array(f"{group}/unimix_free").tolist()
+    unimix, free = v[f"{group}/unimix_free"].tolist()
     *_, stoch, classes = post.shape
     losses, _ = BlockRSSM(1, 1, deter=8, hidden=1, stoch=stoch, classes=classes, unimix=unimix, free_nats=free).loss(
         post, prior
@@ -47,7 +47,7 @@ def _kl(v: Vectors, group: str) -> None:
 def _lambda(v: Vectors, group: str) -> None:
     last, term, rew, boot = (v.tensor(f"{group}/{name}").to(v.dtype) for name in ("last", "term", "rew", "boot"))
     v.ignore(f"{group}/val")  # has no effect
-    disc, lam = v.array(f"{group}/disc_lam").tolist()
+    disc, lam = v[f"{group}/disc_lam"].tolist()
     v.close(f"{group}/ret", lambda_return(rew, (1 - term) * disc, boot, (1 - last) * lam))
 
 
@@ -161,7 +161,7 @@ def _repl(v: Vectors, group: str) -> None:
 
 def _slow(v: Vectors, group: str) -> None:
     """The slow critic over several updates of the critic."""
-    rate, every = v.array(f"{group}/rate_every").tolist()
+    rate, every = v[f"{group}/rate_every"].tolist()
     before = v.under(f"{group}/slow0")
     units, layers = before["mlp/linear0/bias"].shape[0], sum(name.startswith("mlp/linear") for name in before) // 2
     sizes = {"units": units, "layers": layers, "bins": before["head/logits/bias"].shape[0]}

@@ -80,11 +80,11 @@ def _symlog(v: Vectors, group: str) -> None:
 
 
 def _symexp(v: Vectors, group: str) -> None:
-    v.within(f"{group}/y", symexp(v.tensor(f"{group}/x")), LAYER, np.abs(v.array(f"{group}/y")))
+    v.within(f"{group}/y", symexp(v.tensor(f"{group}/x")), LAYER, np.abs(v[f"{group}/y"]))
 
 
 def _onehot(v: Vectors, group: str) -> None:
-    y = v.array(f"{group}/y")
+    y = v[f"{group}/y"]
     spaces = {"x": Space((), "int32", y.shape[-1])}
     v.exact(f"{group}/y", concat_vectors({"x": v.tensor(f"{group}/x")}, spaces, squash=False))
 
@@ -112,11 +112,11 @@ OTHERS = {
 def _spaces(v: Vectors, group: str) -> Specs:
     """The observations of a group, from its arrays; a discrete one is known by its decoder's logits."""
     order = v.json(f"{group}/insertion_order") if f"{group}/insertion_order" in v else v.names(f"{group}/enc/obs")
-    lead, spaces = v.array(f"{group}/enc/tokens").ndim - 1, {}
+    lead, spaces = v[f"{group}/enc/tokens"].ndim - 1, {}
     for name in order:
-        array, logits = v.array(f"{group}/enc/obs/{name}"), f"{group}/dec/param/vec/{name}/logits/kernel"
+        array, logits = v[f"{group}/enc/obs/{name}"], f"{group}/dec/param/vec/{name}/logits/kernel"
         shape, dtype = array.shape[lead:], str(array.dtype)
-        classes = v.array(logits).shape[-1] // max(1, math.prod(shape)) if logits in v else 0
+        classes = v[logits].shape[-1] // max(1, math.prod(shape)) if logits in v else 0
         spaces[name] = Space(shape, dtype, classes)
     return Specs(spaces, {})
 
@@ -142,7 +142,7 @@ def _decoder(v: Vectors, group: str) -> None:
     with watch(layers) as mids:
         outputs = decoder(Latent(deter, stoch.flatten(-2)))
     for name in v.names(f"{key}/mid"):
-        v.close(f"{key}/mid/{name}", mids[name].reshape(v.array(f"{key}/mid/{name}").shape))
+        v.close(f"{key}/mid/{name}", mids[name].reshape(v[f"{key}/mid/{name}"].shape))
     objective = torch.zeros((), dtype=v.dtype)
     for name, output in outputs.items():
         loss, image = output.loss(obs[name]), specs.obs[name].image

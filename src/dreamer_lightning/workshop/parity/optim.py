@@ -77,7 +77,7 @@ def _steps(v: Vectors, group: str) -> None:
         found = {quantity: torch.stack([values[i] for values in steps]) for quantity, steps in kept.items()}
         v.close(f"{group}/clipped/{name}", found["clipped"], UPDATE)
         v.close(f"{group}/update/{name}", found["update"], UPDATE)
-        v.within(f"{group}/param/{name}", found["param"], UPDATE, parameter_unit(v.array(f"{group}/param/{name}"), lr))
+        v.within(f"{group}/param/{name}", found["param"], UPDATE, parameter_unit(v[f"{group}/param/{name}"], lr))
         v.close(f"{group}/final_nu/{name}", opt.state[parameter]["nu"], UPDATE)
         v.close(f"{group}/final_mu/{name}", opt.state[parameter]["mu"], UPDATE)
 
@@ -90,4 +90,4 @@ def parameter_unit(want: np.ndarray, lr: float) -> np.ndarray:
 def _schedule(v: Vectors, group: str) -> None:
     opt = optimizer(v.json(f"{group}/config"))([nn.Parameter(torch.zeros(1))])
     rate = opt.learning_rate(opt.param_groups[0], v.tensor(f"{group}/step").to(v.dtype))
-    v.within(f"{group}/lr", rate, SCHEDULE, np.abs(v.array(f"{group}/lr").astype(np.float64)))
+    v.within(f"{group}/lr", rate, SCHEDULE, np.abs(v[f"{group}/lr"].astype(np.float64)))

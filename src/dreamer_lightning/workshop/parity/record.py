@@ -1,7 +1,7 @@
-"""Reading parity vectors and keeping the record of what was compared with what result.
+"""Reads arrays that were recorded from the official DreamerV3, and keeps what was compared with them.
 
-A folder of parity vectors holds arrays recorded from the official DreamerV3. Each module beside this one runs our code
-on the inputs of one file and hands every output to :class:`Vectors`, which compares it with the recorded array.
+Each module beside this one runs our code on the inputs of one file and hands every output to :class:`Vectors`, which
+compares it with the recorded array.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Vectors:
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
 
-    def array(self, key: str) -> np.ndarray:
+    def __getitem__(self, key: str) -> np.ndarray:
         if key not in self.arrays:
             raise NotRunnable(f"{self.name} has no array {key}")
         self.touched.add(key)
@@ -97,7 +97,7 @@ class Vectors:
 
     def tensor(self, key: str) -> Tensor:
         """The array as a tensor: floats in ``dtype`` (in float64 images too), integers as int64, booleans kept."""
-        array = self.array(key)
+        array = self[key]
         tensor = torch.from_numpy(np.array(array))
         image = tensor.dtype == torch.uint8 and self.dtype == torch.float64
         if image or tensor.dtype in (torch.float32, torch.float64):
@@ -105,10 +105,14 @@ class Vectors:
         return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.long()
 
     def json(self, key: str):
-        return json.loads(str(self.array(key)))
+        return json.loads(str(self[key]))
+
+    def at(self, prefix: str) -> Vectors:
+        """The arrays below ``prefix/`` alone, by the rest of their keys; what is compared with them counts there."""
+        return Vectors(self.name, {name: self[f"{prefix}/{name}"] for name in self.names(prefix)}, self.dtype)
 
     def number(self, key: str) -> float:
-        return float(self.array(key))
+        return float(self[key])
 
     def names(self, prefix: str) -> list[str]:
         """Keys below ``prefix/``, without it, in the file's order."""
@@ -134,29 +138,19 @@ class Vectors:
 
     def close(self, key: str, got, limit: float = LAYER, scale: float | np.ndarray | None = None) -> None:
         """Compare elements: ``|got - want| <= limit * (|want| + scale)``, scale = mean magnitude of what is wanted."""
-        got, want = _float(got), self.array(key).astype(np.float64)
-        error = HUGE
-        if got.shape == want.shape:
-            error = _largest(got, want, np.abs(want) + (np.abs(want).mean() if scale is None else scale))
-        self._add(key, error, limit)
+        self._add(key, relative_error(got, self[key], scale), limit)
 
     def within(self, key: str, got, limit: float, unit: float | np.ndarray) -> None:
         """Compare elements in the given unit: ``|got - want| <= limit * unit``."""
-        got, want = _float(got), self.array(key).astype(np.float64)
-        self._add(key, _largest(got, want, unit) if got.shape == want.shape else HUGE, limit)
+        self._add(key, _largest(_float(got), _float(self[key]), unit), limit)
 
     def norm(self, key: str, got, limit: float = GRADIENT) -> None:
         """Compare a whole tensor: L2 norm of the difference over that of what is wanted."""
-        got, want = _float(got), self.array(key).astype(np.float64)
-        error = HUGE
-        if got.shape == want.shape:
-            error = _largest(np.linalg.norm(got - want), np.zeros(()), np.linalg.norm(want))
-        self._add(key, error, limit)
+        self._add(key, norm_error(got, self[key]), limit)
 
     def exact(self, key: str, got) -> None:
         """Compare numbers, flags or class ids that must be equal: the error is the largest difference."""
-        got, want = _float(got), self.array(key).astype(np.float64)
-        self._add(key, _largest(got, want, 1.0) if got.shape == want.shape else HUGE, 0.0)
+        self._add(key, _largest(_float(got), _float(self[key]), 1.0), 0.0)
 
     def same(self, key: str, got) -> None:
         """Compare a JSON entry: 0 where equal, 1 where not."""
@@ -164,7 +158,7 @@ class Vectors:
 
     def judge(self, key: str, error: float, tolerance: float) -> None:
         """Record an error that was measured elsewhere."""
-        self.array(key)
+        _ = self[key]  # one that is recorded
         self._add(key, error, tolerance)
 
     def _add(self, key: str, error: float, tolerance: float) -> None:
@@ -204,20 +198,32 @@ def watch(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
             layer.__dict__.pop("blocked", None)
 
 
+def relative_error(got, want: np.ndarray, scale: float | np.ndarray | None = None) -> float:
+    """Largest ``|got - want| / (|want| + scale)``; scale: mean magnitude of what is wanted."""
+    want = _float(want)
+    return _largest(_float(got), want, np.abs(want) + (np.abs(want).mean() if scale is None else scale))
+
+
+def norm_error(got, want: np.ndarray) -> float:
+    """L2 norm of the difference over that of what is wanted."""
+    got, want = _float(got), _float(want)
+    if got.shape != want.shape:
+        return HUGE
+    return _largest(np.linalg.norm(got - want), np.zeros(()), np.linalg.norm(want))
+
+
 def _float(value) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value.detach().to(torch.float64).numpy()
     return np.asarray(value, np.float64)
 
 
-def _errors(got: np.ndarray, want: np.ndarray, unit) -> np.ndarray:
-    """|got - want| / unit by element; equal elements (infinities too) are 0, others over a unit of 0 are huge."""
+def _largest(got: np.ndarray, want: np.ndarray, unit) -> float:
+    """Largest |got - want| / unit; equal elements (infinities too) are 0, others over a unit of 0 are huge."""
+    if got.shape != want.shape:
+        return HUGE
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         errors = np.abs(got - want) / unit
     errors = np.where(got == want, 0.0, errors)
-    return np.where(np.isfinite(errors), errors, HUGE)
-
-
-def _largest(got: np.ndarray, want: np.ndarray, unit) -> float:
-    errors = _errors(got, want, unit)
+    errors = np.where(np.isfinite(errors), errors, HUGE)
     return float(errors.max()) if errors.size else 0.0

@@ -53,7 +53,7 @@ def _train(v: Vectors, key: str, config: Mapping, make: Callable[[], Dreamer]) -
             unsure[name] = unsure.get(name, torch.tensor(False)) | (grad.abs() <= NOISE * grad.square().mean().sqrt())
         _step(v, f"{key}/step{step}", dreamer, out, Freedom(lr, 2 * step * lr, unsure))
         for name in v.names(f"{key}/step{step}/carry_prevact_after"):
-            v.exact(f"{key}/step{step}/carry_prevact_after/{name}", v.array(f"{key}/data/{name}")[:, -1])
+            v.exact(f"{key}/step{step}/carry_prevact_after/{name}", v[f"{key}/data/{name}"][:, -1])
 
 
 def _batch(v: Vectors, key: str, dreamer: Dreamer, context: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _resolved(v: Vectors, key: str, dreamer: Dreamer, records: dict[str, Any], c
     for name in v.names(place):
         if name in FLAGS:
             v.exact(f"{place}/{name}", records[name])
-    v.exact(f"{place}/stepid", v.array(f"{key}/data/stepid")[:, context:])
+    v.exact(f"{place}/stepid", v[f"{key}/data/stepid"][:, context:])
 
 
 def _update(dreamer: Dreamer, opt: LaProp, out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:

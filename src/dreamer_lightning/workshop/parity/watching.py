@@ -105,7 +105,7 @@ def compare_metrics(v: Vectors, key: str, found: dict[str, tuple[Tensor, Tensor]
         if name not in found:
             raise NotRunnable(f"{key}/{name} is a metric that no check knows")
         value, scale = found[name]
-        want = v.array(f"{key}/{name}")  # of a single number's bounds the reference keeps one copy for each state
+        want = v[f"{key}/{name}"]  # of a single number's bounds the reference keeps one copy for each state
         v.close(f"{key}/{name}", value.expand(want.shape), limit, np.abs(want) + CANCELLED * float(scale))
 
 
