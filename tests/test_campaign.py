@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamer_lightning import cli
+from dreamer_lightning import config
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import Latent
 
@@ -178,7 +178,7 @@ def test_the_queue_is_well_formed_and_its_commands_parse(monkeypatch):
     for line in campaign.OVERLAYS.values():
         name, *words = shlex.split(line.format(task="sticky_cartpole"))
         words += ["--seed", "1", "--max_time", "60", "--threads", "1", "--run_dir", "runs/x"]
-        options = cli.parse(name, words)[1]
+        options = config.parse(name, words)[1]
         assert options.get("options", options)["seed"] == 1
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ import torch
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli, configfiles
+from dreamer_lightning import cli, config, explain
+from dreamer_lightning.arguments import options_of
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.store import atomic, runfolder
@@ -94,25 +95,34 @@ def test_no_arguments_list_commands_and_three_examples(capsys):
     assert said.count("\n  dreamer-lightning ") == 3
 
 
-def test_overview_is_quick():
-    start = time.perf_counter()
-    command = [sys.executable, "-X", "importtime", "-m", "dreamer_lightning", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 5
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"torch", "lightning", "jsonargparse"}
-
-
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_explains_every_option(capsys, command: str):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
-    assert stop.value.code == 0
-    assert "usage: dreamer-lightning" in capsys.readouterr().out
-    function = cli.command(command)
-    parser = cli.make_parser(command, [function])
+    assert cli.main([command, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert short.startswith(f"usage: dreamer-lightning {command}")
+    for option in options_of(cli.COMMANDS[command])[1]:
+        assert option.help, f"{command} --{option.name} has no help"
+        assert f"\n  --{option.name}" in short
+    function = config.function_of(cli.COMMANDS[command])
+    parser = config.make_parser(command, [function])
     for action in parser._actions:
         assert action.help, f"{command} {action.option_strings} has no help"
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help", "all"])
+    assert stop.value.code == 0
+    assert "usage: dreamer-lightning" in capsys.readouterr().out
+
+
+QUICK_LINES = ["--help", "fit --help", "fit --list", "evaluate -h", "fitt", "fit dmc.yaml --lr 1e-4", "fit dcm.yaml"]
+
+
+@pytest.mark.parametrize("line", QUICK_LINES)
+def test_help_and_slips_import_nothing_heavy(line: str):
+    command = [sys.executable, "-X", "importtime", "-m", "dreamer_lightning", *line.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    imported = {said.rpartition("|")[2].strip() for said in done.stderr.splitlines()}
+    assert "dreamer_lightning.cli" in imported
+    assert not imported & {"torch", "lightning", "jsonargparse", "omegaconf", "numpy"}
 
 
 @pytest.mark.parametrize("config", [[], ["--config", "dmc.yaml"]])
@@ -195,19 +205,32 @@ def test_print_config_prints_yaml(capsys):
         ("fit --resume nowhere", "--resume: 'nowhere' is not a run folder"),
         ("fit --resume nowhere --run_dir here", "--run_dir: a resumed run stays in its folder, nowhere; drop it"),
         ("fit --config dmc.yaml --env.hide velocity", "--env.hide: expected a list such as '[a, b]', got velocity"),
-        ("fit --config dmc.yaml --env.pixels", "--env: it, or an option below it, needs a value after it"),
-        ("fit --config dmc.yaml --size 7", '--size: Unable to load config "7"'),
+        ("fit --config dmc.yaml --env.pixels", "--env.pixels: needs a value after it"),
+        ("fit --config dmc.yaml --size 7", "--size: takes no '7', it has options below it"),
         ("fit --config dmc.yaml --env_steps 1e999", "--env_steps: expected a whole number below 1e18, got 1e999"),
         ("fit --resume nowhere --config dmc.yaml", "--config: a resumed run keeps its own config.yaml"),
         ("evaluate", "--run is missing"),
         ("evaluate --run nowhere", "--run: 'nowhere' is not a run folder"),
         ("evaluate nowhere", "--run: 'nowhere' is not a run folder"),
         ("diagnose --runs nowhere", "'nowhere' is not a run folder"),
-        ("parity", "FOLDER is missing"),
+        ("parity", "--folder is missing"),
         ("sweep --seeds 0 1 --config dmc.yaml", "--seeds: join them by commas: --seeds 0,1"),
         ("yardstick --algo ppo --resume nowhere", "--resume: a yardstick starts over; drop it"),
         ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run?)"),
         ("dream --run nowhere", "--run: 'nowhere' is not a run folder"),
+        ("fit dmc.yaml --lr 1e-4", "unknown option --lr; here --optimizer.lr"),
+        ("fit dmc.yaml --gamma 0.99", "unknown option --gamma; here --losses.horizon, which is 1 / (1 - gamma)"),
+        ("fit dmc.yaml --task cheetah_run", "unknown option --task; here --env.task"),
+        ("fit dmc.yaml --total_timesteps 1e6", "unknown option --total_timesteps; here --env_steps"),
+        ("fit dmc.yaml --devices 2", "unknown option --devices; here --fabric.devices"),
+        ("fit dmc.yaml env.task=cheetah_run", "unknown word env.task=cheetah_run; write --env.task cheetah_run"),
+        ("fit dmc.yaml --size 12m", "; write --config size/12m.yaml"),
+        ("fit dmc.yaml --wandb false", "; write --wandb.mode disabled"),
+        ("fit dmc.yaml --env walker_walk", "; a task is named by --env.task"),
+        ("fit efficient.yaml", "--env is missing; configs such as dmc.yaml name one, overlays come after them"),
+        ("fit dmc.yaml --trainer.devices 2", "--trainer.devices: here --fabric.devices"),
+        ("evaluate --lr 3", "unknown option --lr (did you mean --run?); --help lists all"),
+        ("sweep --config dmc.yaml --seeds 0 1 2", "--seeds: join them by commas: --seeds 0,1,2"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, tmp_path: Path, monkeypatch, line: str, expected: str):
@@ -222,6 +245,7 @@ def test_a_mistake_is_one_line(capsys, tmp_path: Path, monkeypatch, line: str, e
         ("", "own.yaml holds no options; write lines such as seed: 3"),
         ("seed: 3\nenv: [\n", "own.yaml line 3: expected the node content"),
         ("env_stepz: 3", "config: no option 'env_stepz' (did you mean env_steps?)"),
+        ("losses: {horizn: 3}", "config: no option 'losses.horizn' (did you mean losses.horizon"),
         ("value_aware: off", "got False (YAML reads off, on, no and yes so: quote them)"),
     ],
 )
@@ -230,12 +254,26 @@ def test_a_mistake_in_a_config_is_one_line(capsys, tmp_path: Path, text: str, ex
     assert expected in fails(capsys, "fit", "--config", "dmc.yaml", "--config", str(tmp_path / "own.yaml"))
 
 
-def test_every_flag_of_trainer_has_a_line():
+def test_every_flag_of_trainer_has_a_line_in_the_docs():
     from lightning import Trainer
 
+    table = (Path(__file__).parents[1] / "docs" / "from-trainer.md").read_text()
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    here = {flag: cell for names, cell in rows for flag in re.findall(r"`(\w+)`", names)}
     flags = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    unknown = {flag for flag in flags if "there is no Trainer" in configfiles.from_trainer(flag)}
-    assert not unknown, "add them to docs/from-trainer.md"
+    assert not flags - here.keys(), "add them to docs/from-trainer.md"
+    for flag in flags & explain.FOREIGN.keys():  # the table and the command line say the same
+        assert re.split(r"[.,; ]", explain.FOREIGN[flag])[0].rstrip("s") in here[flag]
+
+
+def test_foreign_names_lead_to_options_that_exist():
+    options = config.parse("fit", ["dmc.yaml"])
+    parser = config.make_parser("fit", [options[0]])
+    for name, here in explain.FOREIGN.items():
+        option = re.match(r"--[\w.]+", here)[0]
+        first = option.split(".")[0]
+        assert option in config.option_names(parser) or first in ("--optimizer", "--env"), (name, here)
+        assert f"--{name}" not in config.option_names(parser)
 
 
 def test_accelerator_that_is_not_there(capsys, tmp_path: Path, monkeypatch):
@@ -333,10 +371,10 @@ def test_own_classes_are_found_where_import_from_says(capsys, run: Run, tmp_path
     copy.write_text((run.dir / "config.yaml").read_text())
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(run.dir.parent)])
     monkeypatch.delitem(sys.modules, "own_classes")
-    options = cli.parse("fit", ["--config", str(copy)])[1]
+    options = config.parse("fit", ["--config", str(copy)])[1]
     assert options["import_from"] == [str(tmp_path), str(run.dir.parent)]
     (tmp_path / "bare.yaml").write_text(MINE)
-    options = cli.parse("fit", ["--config", "bare.yaml", "--import_from", str(run.dir.parent)])[1]
+    options = config.parse("fit", ["--config", "bare.yaml", "--import_from", str(run.dir.parent)])[1]
     assert options["import_from"] == [str(run.dir.parent), str(tmp_path)]
 
 

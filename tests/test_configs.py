@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from dreamer_lightning import cli, configfiles
+from dreamer_lightning import config, configfiles
 from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.types import Space, Specs, UserError
 
@@ -32,7 +32,7 @@ COUNTS = {
 
 
 def parse(*args: str) -> dict:
-    return cli.parse("fit", list(args))[1]
+    return config.parse("fit", list(args))[1]
 
 
 def content(name: str) -> dict:
@@ -83,7 +83,7 @@ def test_overlays_name_no_module(name: str):
     ],
 )
 def test_presets_are_what_the_readme_says(stack, want):
-    found = parse(*(word for config in stack for word in ("--config", config)))
+    found = parse(*(word for name in stack for word in ("--config", name)))
     assert {name: found[name] for name in want} == want
     assert found["collector"].overlap == ("fast.yaml" in stack)
 

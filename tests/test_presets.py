@@ -7,7 +7,7 @@ import torch
 
 import dreamer_lightning
 import tiny
-from dreamer_lightning import cli
+from dreamer_lightning import config
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.dreamer import by_module
 from dreamer_lightning.optim import PartsAdam
@@ -26,7 +26,7 @@ V1, V2, V2_ATARI, V3 = (
 
 
 def parse(configs: tuple[str, ...], *flags: str) -> dict:
-    return cli.parse("fit", [part for config in configs for part in ("--config", config)] + list(flags))[1]
+    return config.parse("fit", [part for name in configs for part in ("--config", name)] + list(flags))[1]
 
 
 def build(options: dict, specs: Specs, device: str = "cpu"):

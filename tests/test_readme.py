@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dreamer_lightning
-from dreamer_lightning import cli, configfiles
+from dreamer_lightning import config, configfiles
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -69,7 +69,7 @@ def typed(page: str) -> set[str]:
 )
 def test_commands_parse(line):
     name, *words = shlex.split(line)
-    cli.parse(name, [word for word in words if word != "--print_config"])
+    config.parse(name, [word for word in words if word != "--print_config"])
 
 
 def test_shipped_configs_that_pages_name_are_there():

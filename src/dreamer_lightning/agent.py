@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning import configfiles
+from dreamer_lightning import config, configfiles
+from dreamer_lightning.commands.networks import build_dreamer, load_weights
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.evaluation.gap import going_on
 from dreamer_lightning.store import atomic, runfolder
-from dreamer_lightning.types import UserError
+from dreamer_lightning.types import Specs, UserError
 
 State = dict[str, Tensor]
+NOT_NETWORKS = ("env", "optimizer", "replay", "collector", "evaluation", "checkpoint", "faults", "fabric", "wandb")
 
 
 class Agent:
@@ -24,14 +29,26 @@ class Agent:
     Args:
         dreamer: the model, on its device.
         seed: of its draws of latents and actions.
-        env_factory: the environments that it was trained in, if known.
+        run: the run folder that it came from, if any.
         clocks: env_step, agent_step and update of its checkpoint.
     """
 
-    def __init__(self, dreamer: Dreamer, seed: int = 0, env_factory: Any = None, clocks: dict | None = None):
-        self.dreamer, self.specs, self.env_factory = dreamer.eval(), dreamer.specs, env_factory
+    def __init__(self, dreamer: Dreamer, seed: int = 0, run: Path | None = None, clocks: dict | None = None):
+        self.dreamer, self.specs, self.run = dreamer.eval(), dreamer.specs, run
         self.clocks = clocks or {}
         self.generator = torch.Generator(dreamer.device).manual_seed(seed)
+
+    @cached_property
+    def env_factory(self) -> Any:
+        """Makes the environments that it was trained in; None without a run folder."""
+        return environment(self.run / runfolder.CONFIG) if self.run else None
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.dreamer.parameters()) / 1e6
+        actions = ", ".join(f"{name} {list(space.shape) or space.classes}" for name, space in self.specs.action.items())
+        seen = ", ".join(f"{name} {list(space.shape)}" for name, space in self.specs.obs.items())
+        trained = f", {self.clocks['env_step']} env steps of {self.run}" if self.clocks and self.run else ""
+        return f"Agent({size:.1f}M parameters on {self.dreamer.device}; sees {seen}; acts {actions}{trained})"
 
     @classmethod
     def load(
@@ -48,9 +65,8 @@ class Agent:
         Raises:
             UserError: not a run folder, no complete checkpoint in it, or one of other networks.
         """
-        from dreamer_lightning.cli import rebuild
-
-        folder = configfiles.of_run(str(getattr(run, "dir", run)), "--run").parent
+        path = configfiles.of_run(str(getattr(run, "dir", run)), "--run")
+        folder = path.parent
         if checkpoint not in ("latest", "best"):
             raise UserError(f"--checkpoint: '{checkpoint}' is neither 'latest' nor 'best'")
         best = checkpoint == "best"
@@ -58,17 +74,28 @@ class Agent:
         if found is None:
             raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
         state = atomic.load_tensors(found / runfolder.MODEL)["loop"]
-        dreamer, env_factory = rebuild(str(folder), state["dreamer"])
+        dreamer = build_dreamer(read_specs(folder), config.of_run(path, without=NOT_NETWORKS))
+        load_weights(dreamer, state["dreamer"], str(folder))
         target = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
         try:
             dreamer.to(target)
         except (RuntimeError, AssertionError) as error:  # what torch says of devices that it does not have
             raise UserError(f"--device: '{device}' cannot be used: {str(error).splitlines()[0]}") from error
-        return cls(dreamer, seed, env_factory, state["clocks"])
+        return cls(dreamer, seed, folder, state["clocks"])
 
     def initial(self, n: int = 1) -> State:
         """The state of ``n`` environments whose episodes begin; opaque, ``act`` gives back the next one."""
         return {**self.dreamer.initial(n), "is_first": torch.ones(n, dtype=torch.bool, device=self.dreamer.device)}
+
+    def reset(self, state: State, done: Any) -> State:
+        """The state in which some environments begin their next episode, and the others go on.
+
+        Args:
+            state: from ``act``.
+            done: [n], true for those whose episode ended; one truth value for all.
+        """
+        ended = torch.as_tensor(np.asarray(done), dtype=torch.bool, device=self.dreamer.device)
+        return {**state, "is_first": state["is_first"] | ended}
 
     def act(self, obs: Arrays | np.ndarray, state: State, greedy: bool = False) -> tuple[np.ndarray, State]:
         """Chooses actions.
@@ -110,6 +137,21 @@ class Agent:
         found = {**dream.obs, "reward": dream.reward, "cont": cont, "value": dream.value}
         arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
         return arrays | {"action": to_action(self.specs, dream.action)}
+
+
+def environment(config_file: Path) -> Any:
+    """The environment factory of a run's config."""
+    return config.of_run(config_file, only=["env"])["env"]
+
+
+def read_specs(folder: Path) -> Specs:
+    """A run's spaces from its file, so that no simulator is needed; runs without one make an environment for them."""
+    try:
+        return Specs.from_dict(json.loads((folder / runfolder.SPECS).read_text("utf-8")))
+    except FileNotFoundError:
+        from dreamer_lightning.commands.build import probe
+
+        return probe(environment(folder / runfolder.CONFIG), seed=0)
 
 
 def _carried(state: State) -> State:

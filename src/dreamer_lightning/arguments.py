@@ -1,131 +1,182 @@
-"""Rewrites what was typed into what the parser takes: configs by name, a resumed run's own config, 1e5 as 100000."""
+"""Rewrites what was typed into what the parser takes: configs by name, a resumed run's own config, 1e5 as 100000.
+
+Options are read from the source text of a command, because importing it takes seconds.
+"""
 
 from __future__ import annotations
 
+import ast
 import inspect
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dreamer_lightning import configfiles
+from dreamer_lightning.commands import COMMANDS, Command
 from dreamer_lightning.errors import UserError
+from dreamer_lightning.explain import unknown
 
-FIT = ("fit", "bench", "yardstick")  # commands with the options of fit
-
-
-def with_values(function: Callable, args: list[str]) -> list[str]:
-    """Write ``1e5`` as ``100000``, and a yes/no option without a value as ``--option true``."""
-    flags = {f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.annotation in (bool, "bool")}
-    out = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=False):
-        option, equals, value = arg.partition("=")
-        number = value if equals else arg
-        if re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", number) and float(number).is_integer():
-            number = str(int(float(number)))
-        out.append(f"{option}={number}" if equals else number)
-        if arg in flags and following.startswith("--"):
-            out.append("true")
-    return out
+INTERNAL = {"config_text", "options"}  # parameters of a command that are not options
+HELP = ("-h", "--help")
+Words = list[tuple[str, str | None]]  # options with their values; a word without an option has the option ""
 
 
-def with_words(name: str, args: list[str]) -> list[str]:
-    """Write words that belong to no option as the run or runs of a command that looks at runs, and what ``sweep`` does
-    not know itself as its list of options of ``fit``."""
-    if name == "sweep":
-        return with_rest(args)
-    if name in ("evaluate", "dream") and args and not args[0].startswith("-"):
-        return [f"--run={args[0]}", *args[1:]]
-    if name not in ("compare", "diagnose"):
-        return args
-    rest: list[str] = []
-    runs: list[str] = []
-    words = iter(args)
-    for word in words:
-        if word.startswith("--runs=") and not word.startswith("--runs=["):
-            runs.append(word.partition("=")[2])
-        elif word == "--runs":  # the words that follow
-            continue
-        elif not word.startswith("-"):
-            runs += json.loads(word) if re.fullmatch(r'\["[^\n]*\]', word) else [word]
-        elif "=" in word or word in ("-h", "--help"):
-            rest.append(word)
+class Option(NamedTuple):
+    """A parameter of a command as its source text has it; ``default`` is None where a value is needed."""
+
+    name: str
+    kind: str
+    default: str | None
+    help: str
+
+
+def options_of(command: Command) -> tuple[str, list[Option]]:
+    """A command's description, and its options followed by those that it takes of another.
+
+    Raises:
+        UserError: the command's module has no source text with such a function.
+    """
+    module, _, name = command.target.partition(":")
+    spec = find_spec(module)
+    tree = ast.parse(Path(spec.origin).read_text("utf-8")) if spec and spec.origin else ast.Module([], [])
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if not found:
+        raise UserError(f"command {command.name}: {command.target} is no function in a file of Python")
+    doc = inspect.cleandoc(ast.get_docstring(found[0]) or "")
+    texts = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("Args:")[2], re.MULTILINE))
+    arguments = [*found[0].args.args, *found[0].args.kwonlyargs]
+    lacking = len(found[0].args.args) - len(found[0].args.defaults)
+    defaults = [None] * lacking + [*found[0].args.defaults, *found[0].args.kw_defaults]
+    own = [
+        Option(
+            argument.arg,
+            ast.unparse(argument.annotation) if argument.annotation else "",
+            ast.unparse(default) if default else None,
+            " ".join(texts.get(argument.arg, "").split()),
+        )
+        for argument, default in zip(arguments, defaults, strict=True)
+        if argument.arg not in INTERNAL
+    ]
+    return doc, own + (options_of(COMMANDS[command.takes])[1] if command.takes else [])
+
+
+def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What was typed, as the parser takes it, and the folders that own classes are imported from.
+
+    Raises:
+        UserError: an option or a config that does not exist, or options that exclude each other.
+    """
+    options = options_of(command)[1]
+    words = split(args, {option.name for option in options if option.kind == "bool"})
+    names = {option.name: option.kind for option in options}
+    if command.rest:
+        words = pass_on(words, names, command.rest)
+    if command.words:
+        words = place(words, command.words, names[command.words].startswith("list"))
+    for option, value in words:
+        name = re.split(r"[.+]", option.removeprefix("--"))[0]
+        if option and option not in HELP and name not in {*names, "config", "print_config"}:
+            raise UserError(unknown(option, (f"--{name}" for name in names)))
+        if value is None and name in names and not option.endswith(".help"):
+            raise UserError(f"{option}: needs {'a run folder' if name == 'resume' else 'a value'} after it")
+    words, folders = with_configs(command, words) if command.configs is not None else (words, [])
+    return [f"{option}={value}" if option and value is not None else option or str(value) for option, value in words], (
+        folders
+    )
+
+
+def split(args: Sequence[str], flags: set[str]) -> Words:
+    """Join options and values; a yes/no option may lack its value, and ``1e5`` becomes ``100000``."""
+    words: Words = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "=", word)
+        if word in HELP:
+            option, equals = word, ""
+        if option and not equals:
+            flag = option[2:] in flags
+            takes = rest and not rest[0].startswith("--") and (not flag or rest[0].lower() in ("true", "false"))
+            words.append((option, number(rest.pop(0)) if takes else "true" if flag else None))
         else:
-            rest += [word, *itertools.islice(words, 1)]
-    return [*rest, f"--runs={json.dumps(runs)}"] if runs else rest
+            words.append((option, number(value)))
+    return words
 
 
-def with_rest(args: list[str], own: tuple[str, ...] = ("--seeds", "--jobs", "--run_dir")) -> list[str]:
-    """Pass on what is not among a command's own options as ``--fit``, a list of words."""
-    mine: list[str] = []
-    rest: list[str] = []
-    words = iter(args)
-    for word in words:
-        if word in ("-h", "--help"):
-            return [word]
-        if word.split("=")[0] not in own:
-            if mine[-2:-1] == ["--seeds"] and not rest and re.fullmatch(r"\d+", word):
-                raise UserError(f"--seeds: join them by commas: --seeds {mine[-1]},{word}")
-            rest.append(word)
-        else:
-            mine += [word] if "=" in word else [word, *itertools.islice(words, 1)]
-    return [*mine, f"--fit={json.dumps(rest)}"]
+def number(text: str) -> str:
+    """``1e5`` as ``100000``, which a whole number may not be written as in YAML."""
+    whole = re.fullmatch(r"\d+\.?\d*[eE]\+?\d+", text) and float(text).is_integer()
+    return str(int(float(text))) if whole else text
 
 
-def with_configs(name: str, args: list[str]) -> tuple[list[str], list[str]]:
+def pass_on(words: Words, own: dict[str, str], rest: str) -> Words:
+    """Collect what is not among a command's own options in its parameter ``rest``."""
+    mine = [word for word in words if word[0][2:] in own and word[0][2:] != rest or word[0] in HELP]
+    others = [part for word in words if word not in mine for part in word if part]
+    return [*mine, (f"--{rest}", json.dumps(others))]
+
+
+def place(words: Words, name: str, many: bool) -> Words:
+    """Give words without an option to a parameter: the first one, or all if it is a list."""
+    given = [value or "" for option, value in words if option in ("", f"--{name}")]
+    others = [(option, value) for option, value in words if option not in ("", f"--{name}")]
+    if many:
+        listed = [json.loads(value) if re.fullmatch(r'\["[^\n]*\]', value) else [value] for value in given if value]
+        given = [json.dumps(sum(listed, []))] if listed else []
+    elif len(given) > 1:
+        others += [("", value) for value in given[1:]]
+    return [*others, *((f"--{name}", value) for value in given[:1])]
+
+
+def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
     """Find the configs, and take a resumed run's own.
 
     Returns:
-        The arguments with absolute config paths, and the folders that classes are imported from.
+        The words with absolute config paths first, and the folders that classes are imported from.
     """
-    rest: list[str] = []
-    configs: list[str] = []
-    resume: str | None = None
-    folders: list[str] = []
-    words = iter(args)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option in ("--config", "--resume"):
-            value = value if equals else next(words, "")
-            if not value or value.startswith("--"):
-                raise UserError(f"{option}: needs a {'file' if option == '--config' else 'run folder'} after it")
-            configs, resume = ([*configs, value], resume) if option == "--config" else (configs, value)
-        elif option == "--import_from":
-            given = value if equals else next(words, "")
-            folders += json.loads(given) if given.startswith("[") else [given]
-        elif option.startswith("--trainer."):
-            raise UserError(f"{option}: {configfiles.from_trainer(option.split('.')[1])} (docs/from-trainer.md)")
-        else:
-            rest.append(word)
-    if name == "bench" and not configs and resume is None:
-        configs = ["dmc.yaml", "size/1m.yaml"]  # the setting that speeds are compared in
-    paths = [configfiles.find(config) for config in configs]
-    folders += [folder for path in paths for folder in configfiles.class_folders(path)]
-    if resume is not None and name == "yardstick":
-        raise UserError("--resume: a yardstick starts over; drop it")
-    if name in FIT and resume is None:
-        paths = [configfiles.find("networks.yaml"), *paths]
-    if resume is not None:
-        if configs:
-            raise UserError(
-                "--config: a resumed run keeps its own config.yaml; drop it (--env_steps and such may extend)"
-            )
-        if any(word.split("=")[0] == "--run_dir" for word in rest):
-            raise UserError(f"--run_dir: a resumed run stays in its folder, {resume}; drop it")
+    is_config = [option == "--config" or (not option and configfiles.is_named(value or "")) for option, value in words]
+    names = [value for (_, value), yes in zip(words, is_config, strict=True) if yes]
+    words = [word for word, yes in zip(words, is_config, strict=True) if not yes]
+    given = {option: value for option, value in words}
+    resume = given.get("--resume")
+    if None in names:
+        raise UserError("--config: needs a file after it")
+    if resume is None:
+        paths = [configfiles.find(str(name)) for name in names or command.configs or ()]
+        folders = [folder for path in paths for folder in configfiles.class_folders(path)]
+        paths.insert(0, configfiles.find(configfiles.BASE))
+    else:
+        check_resume(command, resume, names, given)
         paths = [configfiles.of_run(resume, "--resume")]
-        folders += configfiles.import_from(paths[0])
-        rest = [*rest, f"--resume={resume}", f"--run_dir={resume}"]
-    if name in FIT:
-        if any(word in ("-h", "--help") or word.split("=")[0].endswith(".help") for word in rest):
-            return [part for path in paths for part in ("--config", str(path))] + rest, folders
-        if not configs and resume is None:
-            raise UserError(f"{name} needs a config: --config NAME, one of {', '.join(configfiles.presets())}")
-        folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys(folders)]
-        rest = [*rest, f"--import_from={json.dumps(folders)}"]
-    return [part for path in paths for part in ("--config", str(path))] + rest, folders
+        folders = configfiles.import_from(paths[0])
+        words.append(("--run_dir", resume))
+    if not any(option in HELP or option.endswith(".help") for option in given):
+        if len(paths) == 1 and resume is None:
+            shipped = ", ".join(configfiles.presets())
+            raise UserError(f"{command.name} needs a config: --config NAME, one of {shipped}")
+        imports = [value or "" for option, value in words if option == "--import_from"]
+        told = sum([json.loads(value) if value.startswith("[") else [value] for value in imports], [])
+        folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys([*told, *folders])]
+        words = [word for word in words if word[0] != "--import_from"] + [("--import_from", json.dumps(folders))]
+    return [*(("--config", str(path)) for path in paths), *words], folders
+
+
+def check_resume(command: Command, resume: str, configs: list[str | None], given: dict[str, str | None]) -> None:
+    """Whether a resume has no options that contradict it.
+
+    Raises:
+        UserError: it has.
+    """
+    if not command.resumes:
+        raise UserError(f"--resume: a {command.name} starts over; drop it")
+    if configs:
+        raise UserError("--config: a resumed run keeps its own config.yaml; drop it (--env_steps and such may extend)")
+    if "--run_dir" in given:
+        raise UserError(f"--run_dir: a resumed run stays in its folder, {resume}; drop it")
 
 
 def flatten(options: dict[str, Any], prefix: str = "") -> list[str]:
@@ -158,19 +209,3 @@ def as_json(value: Any, option: str) -> str:
         raise UserError(f"{option}: a {type(part).__name__} is no option's value; give its class_path and init_args")
 
     return os.fspath(value) if isinstance(value, os.PathLike) else json.dumps(value, default=plain)
-
-
-def objects(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Take callbacks and loggers that are objects already out of Python's options.
-
-    Returns:
-        the options without them, and the objects of ``callbacks`` and ``loggers``.
-    """
-    own: dict[str, list[Any]] = {}
-    fabric = dict(options.get("fabric") or {})
-    for name in ("callbacks", "loggers"):
-        given = fabric.get(name)
-        if isinstance(given, list | tuple):
-            own[name] = [one for one in given if not isinstance(one, str | dict)]
-            fabric[name] = [one for one in given if isinstance(one, str | dict)]
-    return ({**options, "fabric": fabric} if own else options), own

@@ -10,7 +10,7 @@ from dreamer_lightning.errors import UserError
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
-TRAINER = "from-trainer.md"  # its table maps the flags of Lightning's Trainer to ours
+BASE = "networks.yaml"  # what every config lies on
 OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "efficient.yaml", "fast.yaml", "networks.yaml")
 OTHERS = ("sweep.yaml",)  # no configs of fit
 
@@ -24,6 +24,17 @@ def shipped() -> list[str]:
 def presets() -> list[str]:
     """Shipped configs that a run can start from; the others lie on top of them."""
     return [name for name in shipped() if "/" not in name and name not in OVERLAYS + OTHERS]
+
+
+def listing() -> str:
+    """The shipped configs, each with the first line of its file."""
+    lines = {name: find(name).read_text("utf-8").partition("\n")[0].lstrip("# ") for name in shipped()}
+    return "\n".join(f"{name:24} {text}" for name, text in lines.items())
+
+
+def is_named(word: str) -> bool:
+    """Whether a word without an option is meant as a config: a file of YAML, or a shipped one's name."""
+    return Path(word).suffix in (".yaml", ".yml") or f"{word}.yaml" in shipped()
 
 
 def find(name: str) -> Path:
@@ -53,10 +64,11 @@ def class_folders(config: Path) -> list[str]:
 
 
 def join_import_path(folders: list[str]) -> None:
-    """Make the classes beside configs importable, here and in the worker processes, which inherit ``sys.path``."""
-    for folder in reversed(folders):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    """Make the classes beside configs importable, here and in the worker processes, which inherit ``sys.path``.
+
+    They come last, so that a file of a user's never stands in for a library that has its name.
+    """
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
 def of_run(folder: str, option: str) -> Path:
@@ -73,7 +85,7 @@ def of_run(folder: str, option: str) -> Path:
     if not path.is_file():
         given = ", name the folder of this file" if Path(folder).name == "config.yaml" else " (it has no config.yaml)"
         raise UserError(f"{option}: '{folder}' is not a run folder{given}")
-    if "\nalgo:" in path.read_text():
+    if "\nalgo:" in path.read_text("utf-8"):
         raise UserError(f"{option}: '{folder}' is a run of yardstick, which keeps no agent and starts over")
     return path.resolve()
 
@@ -87,7 +99,7 @@ def import_from(config: Path) -> list[str]:
     import yaml
 
     try:
-        values = yaml.safe_load(config.read_text())
+        values = yaml.safe_load(config.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -95,15 +107,3 @@ def import_from(config: Path) -> list[str]:
     if not isinstance(values, dict):
         raise UserError(f"--config: {config} holds no options; write lines such as seed: 3")
     return [str(folder) for folder in values.get("import_from") or ()]
-
-
-def from_trainer(flag: str) -> str:
-    """What became of a flag of Lightning's Trainer: its line in the table of docs/from-trainer.md."""
-    for root in (PACKAGED, CLONE):
-        path = root.parent / "docs" / TRAINER
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if len(cells) == 3 and f"`{flag}`" in cells[0]:
-                here, why = (cell.replace("`", "") for cell in cells[1:])
-                return ("absent here" if here == "absent" else f"here {here}") + (f"; {why}" if why else "")
-    return "Fabric runs the loop, there is no Trainer"

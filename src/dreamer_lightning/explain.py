@@ -1,4 +1,4 @@
-"""Turns the parser's long errors into one line: which option, what is wrong, what would be right."""
+"""One line for a mistake on the command line: which option, what is wrong, what would be right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,57 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 
+FABRIC = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "loggers", "callbacks")
+FOREIGN = {  # what other programs and Lightning's Trainer call it: what it is called here
+    **{name: f"--fabric.{name}" for name in FABRIC},
+    "actor_lr": "--optimizer.lr",
+    "buffer_size": "--replay.capacity",
+    "check_val_every_n_epoch": "--evaluation.every, in env steps",
+    "ckpt_path": "--resume DIR, or --init_from FILE for the weights that fit",
+    "default_root_dir": "--run_dir",
+    "device": "--fabric.accelerator",
+    "enable_checkpointing": "--checkpoint.every, in env steps",
+    "env_id": "--env.task",
+    "eval_every": "--evaluation.every",
+    "fast_dev_run": "--config debug.yaml",
+    "gamma": "--losses.horizon, which is 1 / (1 - gamma)",
+    "gradient_clip_algorithm": "--optimizer.agc",
+    "gradient_clip_val": "--optimizer.agc",
+    "learning_rate": "--optimizer.lr",
+    "limit_val_batches": "--evaluation.episodes",
+    "log_every_n_steps": "--log_every, in env steps",
+    "logdir": "--run_dir",
+    "logger": "--fabric.loggers",
+    "lr": "--optimizer.lr",
+    "max_epochs": "--env_steps; there are no epochs",
+    "max_steps": "--updates; gradient steps",
+    "n_envs": "--num_envs",
+    "replay_ratio": "--train_ratio",
+    "steps": "--env_steps",
+    "task": "--env.task",
+    "total_timesteps": "--env_steps",
+    "val_check_interval": "--evaluation.every, in env steps",
+}
+HINTS = {  # what is right where an option with options below it was given one value
+    "env": "; a task is named by --env.task",
+    "size": "; write --config size/12m.yaml, or one size such as --size.units 256",
+    "wandb": "; write --wandb.mode disabled, online or offline",
+}
+WAY = r"Parser key \"[^\"]*\":$|Does not validate|Subtypes:|Errors:|Given value|Problem with|.*NoneType"
+WORDS = (  # the parser's, and plain ones
+    (r"[., ]+[Gg]ot (value: )?Namespace\(.*", ""),
+    (r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1"),
+    (r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),
+    (r"^(?:Not of type \w+: )?Expected an? ", "expected "),
+    (r"^Not of type \w+: ", ""),
+    (r"dot import path string: (.*)", r"class by its dotted path, got \1"),
+    (r"expected (?:list|Sequence)\b", "expected a list such as '[a, b]'"),
+    (r"\. Got value: ", ", got "),
+    (r"^Unable to load config (.*)", r"takes no \1, it has options below it"),
+    (r"(one of .*got (?:True|False))$", r"\1 (YAML reads off, on, no and yes so: quote them)"),
+    (r".*Parameter ('\w+') from '([\w.]+)' does not specify a type.*", r"\2: give its parameter \1 a type"),
+)
+
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`` (did you mean a or b?)``, or nothing when no choice is close."""
@@ -15,42 +66,49 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
+def unknown(typed: str, options: Iterable[str]) -> str:
+    """One line for an option or a word that does not exist, where ``options`` such as ``--seed`` do."""
+    options = list(options)
+    name, _, value = typed.removeprefix("--").partition("=")
+    if typed.startswith("--"):
+        typed = f"--{name}"
+    elif value and f"--{name.split('.')[0]}" in options:
+        return f"unknown word {typed}; write --{name} {value}"
+    trainer, name = name.startswith("trainer."), name.removeprefix("trainer.")
+    here = FOREIGN.get(name) or (f"--{name}" if trainer and f"--{name}" in options else "")
+    if here and re.split(r"[.,; ]", here)[0] in options:
+        return f"{typed}: here {here}" if trainer else f"unknown option {typed}; here {here}"
+    if trainer:
+        return f"{typed}: Fabric runs the loop, there is no Trainer; docs/from-trainer.md says what each flag became"
+    return f"unknown option {typed}{nearest(typed, options)}; --help lists all"
+
+
 def explain(message: str, options: Iterable[str]) -> str:
-    """One line for one parser error.
+    """One line for one error of the parser.
 
     Args:
         message: the parser's error, possibly of many lines.
         options: the options that exist, such as ``--env_steps``.
     """
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
-    if unknown:
-        option = unknown[1].split("=")[0]
-        return f"unknown option {option}{nearest(option, options)}; --help lists all"
+    if "nrecognized arguments: " in message:
+        return unknown(message.partition("guments: ")[2].split()[0], options)
     keys = re.findall(r"[Pp]arser key \"([^\"]+)\"", message)
-    missing = re.search(r"arguments are required: (.+)", message)
-    if missing and not keys:
-        name = missing[1].split(", ")[0]
-        word = f"--{name}" if f"--{name}" in options else name.upper()  # upper case: a word by its place
-        return f"{word} is missing and has no default; --help says what it is"
-    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)' does not specify a type", message)
-    if untyped:
-        return f"{untyped[2]}: give its parameter '{untyped[1]}' a type, so that options can be checked"
-    valueless = re.search(r"argument (--\S+): expected one argument", message)
-    if valueless:
-        return f"{valueless[1]}: it, or an option below it, needs a value after it"
     keys = [key for key, before in zip(keys, ["", *keys], strict=False) if key != before]  # told twice
-    option = "--" + ".".join(keys) if keys else ""
-    refused = re.search(r"Option '([^']+)' is not accepted", message)
+    option, cause = "--" + ".".join(keys) if keys else "config", innermost(message)
+    if "arguments are required: " in cause:
+        name = cause.partition("required: ")[2].split(", ")[0]
+        tell = "; configs such as dmc.yaml name one, overlays come after them" if name == "env" else ""
+        return f"{option}: {name} is missing in its init_args" if keys else f"--{name} is missing{tell}"
+    refused = re.search(r"(?:Group '([\w.]+)' does not accept o|O)ption '([^']+)'", cause)
+    if refused and not keys:  # a word of a config file
+        name = ".".join(filter(None, refused.groups()))
+        return f"config: no option '{name}'{nearest(name, (word.lstrip('-') for word in options))}"
     if refused:
-        if not option:  # a word of a config file
-            return f"config: no option '{refused[1]}'{nearest(refused[1], (word.lstrip('-') for word in options))}"
-        classes = re.findall(r"class_path[ =]'([\w.]+)'", message)
-        accepted = accepted_options(classes[0]) if classes else []
-        owner = f"{classes[0].rpartition('.')[2]} has no" if classes else "no such"
-        return f"{option}.{refused[1]}: {owner} option '{refused[1]}'{nearest(refused[1], accepted)}" + (
-            f"; it has {', '.join(accepted)}" if accepted else ""
-        )
-    return f"{option or 'options'}: {last_cause(message)}"
+        owner = (re.findall(r"class_path[ =]'([\w.]+)'", message) or [""])[0]
+        accepted = accepted_options(owner)
+        near = nearest(refused[2], accepted) + (f"; it has {', '.join(accepted)}" if accepted else "")
+        return f"{option}.{refused[2]}: {owner.rpartition('.')[2] or option} has no option '{refused[2]}'{near}"
+    return f"{option}: {cause}{HINTS.get('.'.join(keys), '')}"
 
 
 def accepted_options(class_path: str) -> list[str]:
@@ -63,24 +121,10 @@ def accepted_options(class_path: str) -> list[str]:
     return [p.name for p in parameters.values() if p.default is not p.empty]
 
 
-def last_cause(message: str) -> str:
-    """The most telling line of a nested parser error, in plain words."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    causes = r"Expected|Not of type|No module|module '|Import|File does not|.*arguments are required|.*Got value"
-    telling = [line for line in lines if re.match(causes, line)]
-    telling = [line for line in telling if "NoneType" not in line] or telling or lines[-1:]
-    if "arguments are required: " in telling[0]:
-        return f"{telling[0].rpartition('required: ')[2]} is missing in its init_args"
-    text = telling[0].rpartition("expects a function or a callable class: ")[2]
-    text = re.sub(r"Not of type \w+: ", "", text.split(", got Namespace(")[0].split(". Got value: Namespace(")[0])
-    text = re.sub(r"Expected a dot import path string: (.*)", r"Expected a class by its dotted path, got \1", text)
-    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
-    text = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), text)
-    text = re.sub(r"Parser key \"[\w.]+\": ", "", text)
-    text = re.sub(r"^Expected an? (list|Sequence)\b", "expected a list such as '[a, b]'", text)
-    if re.search(r"one of .*[Gg]ot value: (True|False)$", text):
-        text += " (YAML reads off, on, no and yes so: quote them)"
-    given = re.search(r"Given value: (.*)", message)
-    if given and "got" not in text.lower():
-        text = f"{text}, got {given[1]}"
-    return re.sub(r"^Expected an? ", "expected ", text).replace(". Got value: ", ", got ")
+def innermost(message: str) -> str:
+    """The first line of a nested error that is a cause and not the way to it, in plain words."""
+    lines = [line.rpartition("a callable class: ")[2].strip(" -") for line in message.splitlines()]
+    text = next((line for line in lines if line and not re.match(WAY, line)), lines[-1])
+    for parsers, plain in WORDS:
+        text = re.sub(parsers, plain, text)
+    return text

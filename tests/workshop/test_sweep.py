@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli
+from dreamer_lightning import cli, config
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.sweep import parse_seeds
 
@@ -133,7 +133,7 @@ def test_the_wandb_sweep_calls_fit_with_options_that_exist():
     values["${args}"] = [f"--{name}={value}" for name, value in first.items()]
     command = [word for part in spec["command"] for word in values.get(part, [part])]
     assert command[:3] == ["-m", "dreamer_lightning", "fit"]
-    options = cli.parse("fit", command[3:])[1]
+    options = config.parse("fit", command[3:])[1]
     assert (options["env"].task, options["seed"], options["actor_gradient"]) == ("reacher_easy", 2, "dynamics")
 
 

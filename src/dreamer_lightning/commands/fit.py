@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,6 +247,7 @@ def fit(
     if devices.is_global_zero:  # nothing is written before everything is built, and what was saved fits
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
+        atomic.write_atomic(folder / runfolder.SPECS, json.dumps(asdict(specs)))
     try:
         loop.run()
     finally:

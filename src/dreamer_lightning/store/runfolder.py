@@ -1,7 +1,7 @@
 """The run folder: its layout, the manifest of a checkpoint, and finding the newest checkpoint that is whole.
 
-``config.yaml``, ``metrics.csv``, ``checkpoints/<name>/`` (``model.pt``, ``rank-<r>.pt``, ``manifest.json``),
-``replay/rank-<r>/`` (files that checkpoints refer to), ``videos/``, ``plots/``.
+``config.yaml``, ``specs.json``, ``metrics.csv``, ``checkpoints/<name>/`` (``model.pt``, ``rank-<r>.pt``,
+``manifest.json``), ``replay/rank-<r>/`` (files that checkpoints refer to), ``videos/``, ``plots/``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dreamer_lightning.store.atomic import fingerprint, write_atomic
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
 CHECKPOINTS, REPLAY, VIDEOS, PLOTS = "checkpoints", "replay", "videos", "plots"
+SPECS = "specs.json"  # the environment's spaces, so that an agent is loaded without it
 MANIFEST, MODEL = "manifest.json", "model.pt"
 BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential)", re.IGNORECASE)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -34,8 +35,11 @@ def sweep(seeds: str, jobs: int = 1, run_dir: str | None = None, fit: list[str] 
     Raises:
         UserError: no seeds, or a run that failed: its last line.
     """
-    numbers = parse_seeds(seeds)
     options = list(fit or [])
+    loose = [word for before, word in pairwise(["", *options]) if word.isdigit() and not before.startswith("--")]
+    if loose:
+        raise UserError(f"--seeds: join them by commas: --seeds {','.join([seeds, *loose])}")
+    numbers = parse_seeds(seeds)
     if jobs < 1:
         raise UserError(f"--jobs: {jobs} runs nothing; give 1 or more")
     if any(option.split("=")[0] == "--seed" for option in options):

@@ -1,0 +1,107 @@
+"""From configs and options to typed arguments: the only module that knows jsonargparse and omegaconf."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dreamer_lightning import configfiles
+from dreamer_lightning.arguments import INTERNAL, rewrite
+from dreamer_lightning.commands import COMMANDS, Command, find
+from dreamer_lightning.errors import UserError
+from dreamer_lightning.explain import explain
+
+
+def parse(name: str, args: Sequence[str]) -> tuple[Callable, dict[str, Any]]:
+    """A command's function, and what to call it with.
+
+    Raises:
+        UserError: one line that says which option is wrong and what would be right.
+    """
+    command = find(name)
+    words, folders = rewrite(command, args)  # before the imports, which take seconds
+    configfiles.join_import_path(folders)
+    functions = [function_of(each) for each in (command, COMMANDS.get(command.takes)) if each]
+    parser = make_parser(command.name, functions)
+    parsed, options = read(parser, words)
+    own = inspect.signature(functions[0]).parameters
+    if "options" in own:
+        options["options"] = {key: options.pop(key) for key in list(options) if key not in own}
+    if "config_text" in own:
+        options["config_text"] = parser.dump(parsed, skip_unset=False)
+    return functions[0], options
+
+
+def function_of(command: Command) -> Callable:
+    """The function of a command, imported when it is asked for."""
+    module, _, name = command.target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTERNAL) -> Any:
+    """A flat parser of the functions' signatures (below subcommands, interpolation would ignore overrides)."""
+    from jsonargparse import ArgumentParser
+    from jsonargparse.typing import register_type
+
+    from dreamer_lightning.commands.options import Count, Duration
+
+    register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
+    register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
+    parser = ArgumentParser(
+        prog=f"dreamer-lightning {name}",
+        usage=f"dreamer-lightning {name} [--OPTION VALUE ...]",
+        description=(inspect.getdoc(functions[0]) or "").split("\n\n")[0],
+        parser_mode="omegaconf+",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
+    for function in functions:
+        parser.add_function_arguments(function, skip=set(skip))
+    return parser
+
+
+def read(parser: Any, words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """What a parser reads from words: as data, and as objects by name.
+
+    Raises:
+        UserError: one line for what the parser refuses.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed = parser.parse_args(words)
+        options = vars(parser.instantiate(parsed))
+    except (ArgumentError, ValueError) as error:  # ValueError: a class of the user's that cannot be configured
+        if isinstance(error, UserError):
+            raise
+        raise UserError(explain(str(error), option_names(parser))) from error
+    options.pop("config", None)
+    return parsed, options
+
+
+def option_names(parser: Any) -> list[str]:
+    """Every option a parser knows, as typed."""
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+
+
+def of_run(config: Path, only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
+    """Options of ``fit`` as a run's config has them, as objects.
+
+    Args:
+        config: the run's config.yaml; its own classes become importable.
+        only: names of the options; empty: all.
+        without: names of options that are left out, and which may then name classes that are not installed.
+    """
+    import yaml
+
+    configfiles.join_import_path(configfiles.import_from(config))
+    fit = function_of(COMMANDS["fit"])
+    names = set(only or inspect.signature(fit).parameters) - {*without, *INTERNAL}
+    values = yaml.safe_load(config.read_text("utf-8"))
+    text = yaml.safe_dump({name: value for name, value in values.items() if name in names})
+    skip = set(inspect.signature(fit).parameters) - names
+    return read(make_parser("fit", [fit], skip), [f"--config={text}"])[1]
