@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli, config, explain
+from dreamer_lightning import cli, commands, config, explain, migration
 from dreamer_lightning.arguments import options_of
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
@@ -456,3 +456,87 @@ def test_init_from_loads_what_fits(capsys, run: Run, mine: Path, tmp_path: Path)
     with pytest.raises(UserError, match="no file or run folder"):
         dreamer_lightning.fit(mine / "mine.yaml", init_from="nowhere", run_dir=str(tmp_path / "newer"))
     assert not (tmp_path / "newer").exists()
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """As if an option had lain elsewhere in the version before."""
+    monkeypatch.setitem(migration.MOVED, "losses.slots", "replay.capacity")
+    monkeypatch.setitem(migration.MOVED, "rate", "optimizer.init_args.lr")
+
+
+def test_a_config_of_before_is_read_with_todays_options(moved, tmp_path: Path):
+    (tmp_path / "old.yaml").write_text("losses: {slots: 300, lam: 0.9}\nrate: 2e-4\n")
+    options = config.parse("fit", ["dmc.yaml", str(tmp_path / "old.yaml")])[1]
+    assert options["replay"].capacity == 300
+    assert options["losses"].lam == 0.9
+    assert options["optimizer"].keywords["lr"] == 2e-4
+
+
+def test_an_option_that_moved_says_where_it_is(moved, capsys):
+    assert "--losses.slots is --replay.capacity now" in fails(capsys, "fit", "dmc.yaml", "--losses.slots", "3")
+    assert "--rate is --optimizer.lr now" in fails(capsys, "fit", "dmc.yaml", "--rate=3")
+
+
+TOY = '''
+from dreamer_lightning.commands import Command
+from dreamer_lightning.envs import EnvFactory
+
+greet = Command("greet", "say hello to some people", "toy_commands:say", words="names")
+spaces = Command("spaces", "name an environment", "toy_commands:name_env", takes="fit", configs=("gym.yaml",))
+broken = 3
+
+
+def say(names: list[str], loud: bool = False) -> str:
+    """Say hello.
+
+    Args:
+        names: of people.
+        loud: shout.
+    """
+    text = "hello " + " and ".join(names)
+    return text.upper() if loud else text
+
+
+def name_env(options: dict, prefix: str = "env") -> str:
+    """Name an environment.
+
+    Args:
+        options: of fit.
+        prefix: before its name.
+    """
+    return f"{prefix} {options['env'].name}"
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch) -> None:
+    """Another package, as installed as an entry point needs it."""
+    info = tmp_path / "toy_commands-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy_commands\nVersion: 1.0\n")
+    points = "\n".join(f"{name} = toy_commands:{name}" for name in ("greet", "spaces", "broken", "absent"))
+    (info / "entry_points.txt").write_text(f"[{commands.GROUP}]\n{points}\nfit = toy_commands:greet\n")
+    (tmp_path / "toy_commands.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "toy_commands", raising=False)
+
+
+def test_another_package_adds_commands(toy, capsys):
+    assert cli.main(["greet", "Ada", "--loud", "Alan"]) == 0
+    assert capsys.readouterr().out == "HELLO ADA AND ALAN\n"
+    assert cli.main(["spaces", "--env.task", "Pendulum-v1", "--prefix", "task"]) == 0
+    assert capsys.readouterr().out == "task Pendulum-v1\n"
+    assert cli.main(["greet", "--help"]) == 0
+    assert "--loud               shout. (False)" in capsys.readouterr().out
+    assert "did you mean --loud?" in fails(capsys, "greet", "--lood", "Ada")
+
+
+def test_a_command_that_cannot_be_loaded_says_so_and_harms_no_other(toy, capsys):
+    assert cli.main([]) == 0
+    said = capsys.readouterr().out
+    assert "greet      say hello to some people" in said
+    assert "toy_commands:broken is a int, no Command" in said
+    assert "toy_commands:absent cannot be imported" in said
+    assert commands.find("fit").target == "dreamer_lightning.commands.fit:fit"
+    assert "command absent: toy_commands:absent cannot be imported" in fails(capsys, "absent")

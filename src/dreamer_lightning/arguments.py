@@ -162,7 +162,7 @@ def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
         told = sum([json.loads(value) if value.startswith("[") else [value] for value in imports], [])
         folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys([*told, *folders])]
         words = [word for word in words if word[0] != "--import_from"] + [("--import_from", json.dumps(folders))]
-    return [*(("--config", str(path)) for path in paths), *words], folders
+    return [*(("--config", configfiles.for_parser(path)) for path in paths), *words], folders
 
 
 def check_resume(command: Command, resume: str, configs: list[str | None], given: dict[str, str | None]) -> None:

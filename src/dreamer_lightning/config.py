@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dreamer_lightning import configfiles
+from dreamer_lightning import configfiles, migration
 from dreamer_lightning.arguments import INTERNAL, rewrite
 from dreamer_lightning.commands import COMMANDS, Command, find
 from dreamer_lightning.errors import UserError
@@ -101,7 +101,7 @@ def of_run(config: Path, only: Collection[str] = (), without: Collection[str] = 
     configfiles.join_import_path(configfiles.import_from(config))
     fit = function_of(COMMANDS["fit"])
     names = set(only or inspect.signature(fit).parameters) - {*without, *INTERNAL}
-    values = yaml.safe_load(config.read_text("utf-8"))
+    values = migration.config(configfiles.load(config))
     text = yaml.safe_dump({name: value for name, value in values.items() if name in names})
     skip = set(inspect.signature(fit).parameters) - names
     return read(make_parser("fit", [fit], skip), [f"--config={text}"])[1]

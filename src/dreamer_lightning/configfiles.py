@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from typing import Any
 
+from dreamer_lightning import migration
 from dreamer_lightning.errors import UserError
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
@@ -90,8 +92,8 @@ def of_run(folder: str, option: str) -> Path:
     return path.resolve()
 
 
-def import_from(config: Path) -> list[str]:
-    """The folders that own classes came from, as the config of a run remembers them.
+def load(config: Path) -> dict[str, Any]:
+    """The options that a file of YAML holds.
 
     Raises:
         UserError: the file is no YAML, or holds no options.
@@ -106,4 +108,18 @@ def import_from(config: Path) -> list[str]:
         raise UserError(f"--config: {config}{where}: {getattr(error, 'problem', None) or 'not YAML'}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config: {config} holds no options; write lines such as seed: 3")
-    return [str(folder) for folder in values.get("import_from") or ()]
+    return values
+
+
+def for_parser(config: Path) -> str:
+    """A config as the parser takes it: its path, or its text where it has options that moved."""
+    import yaml
+
+    values = load(config)
+    today = migration.config(values)
+    return str(config) if today is values else yaml.safe_dump(today, sort_keys=False)
+
+
+def import_from(config: Path) -> list[str]:
+    """The folders that own classes came from, as the config of a run remembers them."""
+    return [str(folder) for folder in load(config).get("import_from") or ()]

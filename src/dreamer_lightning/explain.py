@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 
+from dreamer_lightning import migration
+
 FABRIC = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "loggers", "callbacks")
 FOREIGN = {  # what other programs and Lightning's Trainer call it: what it is called here
     **{name: f"--fabric.{name}" for name in FABRIC},
@@ -74,6 +76,8 @@ def unknown(typed: str, options: Iterable[str]) -> str:
         typed = f"--{name}"
     elif value and f"--{name.split('.')[0]}" in options:
         return f"unknown word {typed}; write --{name} {value}"
+    if new := migration.moved(name):
+        return f"{typed} is --{new} now"
     trainer, name = name.startswith("trainer."), name.removeprefix("trainer.")
     here = FOREIGN.get(name) or (f"--{name}" if trainer and f"--{name}" in options else "")
     if here and re.split(r"[.,; ]", here)[0] in options:

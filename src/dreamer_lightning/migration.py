@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+# Options of fit that moved: the old place in a config, and the new one; below a class_path the new one has init_args.
+MOVED: dict[str, str] = {}
+
+
+def moved(option: str) -> str:
+    """The name on today's command line of an option that moved, without dashes; empty if it did not."""
+    return MOVED.get(option, "").replace(".init_args", "")
+
+
+def config(values: dict[str, Any]) -> dict[str, Any]:
+    """A config of an earlier version as today's options; the same object if nothing in it has moved."""
+    found = {old: new for old, new in MOVED.items() if _holder(values, old, make=False)}
+    if not found:
+        return values
+    values = copy.deepcopy(values)
+    for old, new in found.items():
+        value = _holder(values, old, make=False).pop(old.rpartition(".")[2])
+        _holder(values, new, make=True)[new.rpartition(".")[2]] = value
+    return values
+
+
+def _holder(values: dict[str, Any], name: str, make: bool) -> dict[str, Any]:
+    """The mapping in which a dotted option lies; if it is not to be made, an empty one where the option is absent."""
+    *groups, last = name.split(".")
+    for group in groups:
+        inner = values.setdefault(group, {}) if make else values.get(group)
+        if not isinstance(inner, dict):
+            return {}
+        values = inner
+    return values if make or last in values else {}
 
 
 def loop_state(state: dict[str, Any]) -> dict[str, Any]:
