@@ -21,9 +21,12 @@ from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.kernels import fused
 from dreamer_lightning.kernels.process import keep_memory
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.world_model import WorldModel
+
+GRADIENTS = {"reinforce": ScoreFunction, "dynamics": Pathwise, "mix": Mix}
 
 
 def build(imag_last: int, actor_gradient: str = "reinforce"):
@@ -32,7 +35,7 @@ def build(imag_last: int, actor_gradient: str = "reinforce"):
     obs = {"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}
     specs = Specs(obs, {"action": Space((6,))})
     model = WorldModel(specs)
-    actor_critic = ActorCritic(specs, model.feat_dim, imag_last=imag_last, actor_gradient=actor_gradient)
+    actor_critic = ActorCritic(specs, model.feat_dim, imag_last=imag_last, gradient=GRADIENTS[actor_gradient])
     agent = Dreamer(model, actor_critic)
     optimizer = LaProp([p for p in agent.parameters() if p.requires_grad])
     b, t = 16, 65

@@ -15,7 +15,7 @@ def agent(gradient: str, device: str = "cpu", steps: bool = False) -> Dreamer:
 
     Rewards and values are near zero, as trained heads have them: raw random ones reach 1e8, where rounding is all.
     """
-    dreamer = tiny.agent(actor_gradient=gradient, imag_length=H)
+    dreamer = tiny.agent(gradient=tiny.GRADIENTS[gradient], imag_length=H)
     for head in (dreamer.world_model.reward, dreamer.actor_critic.value, dreamer.actor_critic.slow_critic):
         bins = len(head.out.bias)
         head.out.bias.data -= 0.5 * (torch.arange(bins) - bins // 2).abs()

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 import tiny
 from dreamer_lightning.dreamer import by_module
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.types import Latent, UserError
 
 MODEL = {"encoder", "rssm"}
@@ -55,17 +56,17 @@ def test_value_aware_off_has_no_replay_value_loss():
     assert "repval" not in dreamer(tiny.batch(dreamer)).losses
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "mix"])
+@pytest.mark.parametrize("gradient", [ScoreFunction, Pathwise, Mix])
 @pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE], ids=["continuous", "discrete"])
 def test_policy_loss_trains_the_policy_alone(gradient, specs):
-    assert reached(tiny.agent(specs, actor_gradient=gradient), "policy") == {"policy"}
+    assert reached(tiny.agent(specs, gradient=gradient), "policy") == {"policy"}
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "mix"])
+@pytest.mark.parametrize("gradient", [ScoreFunction, Pathwise, Mix])
 def test_world_model_gradients_are_identical_with_the_policy_loss_on_and_off(gradient):
     grads = []
     for scale in (0.0, 1.0):
-        dreamer = tiny.agent(actor_gradient=gradient, scales={"policy": scale})
+        dreamer = tiny.agent(gradient=gradient, scales={"policy": scale})
         dreamer(tiny.batch(dreamer), torch.Generator().manual_seed(1)).loss.backward()
         grads.append({name: p.grad for name, p in dreamer.world_model.named_parameters()})
         assert any(p.grad.abs().sum() > 0 for p in dreamer.actor_critic.policy.parameters()) == bool(scale)
@@ -74,7 +75,7 @@ def test_world_model_gradients_are_identical_with_the_policy_loss_on_and_off(gra
 
 def test_gradient_through_the_dynamics_is_that_of_the_return():
     """Finite differences of the summed return over one bias of the policy, noise held, against the actor's gradient."""
-    dreamer = tiny.agent(actor_gradient="dynamics", actent=0.0, imag_length=1).double()
+    dreamer = tiny.agent(gradient=Pathwise, actent=0.0, imag_length=1).double()
     model, actor = dreamer.world_model, dreamer.actor_critic
     n, generator = 64, torch.Generator().manual_seed(3)
     start = Latent(torch.randn(n, 16, dtype=torch.double, generator=generator), torch.zeros(n, 12, dtype=torch.double))
@@ -220,4 +221,4 @@ def test_the_memory_forecast_grows_with_the_length_of_dreams():
 
     assert forecast(imag_length=50) == pytest.approx(forecast(imag_length=15) * 51 / 16)
     assert forecast(imag_length=333, imag_last=4) == pytest.approx(forecast(imag_length=333) / 16)
-    assert forecast(actor_gradient="dynamics") > forecast()
+    assert forecast(gradient=Pathwise) > forecast()

@@ -158,7 +158,7 @@ class Devices(TorchDispatchMode):
 def test_an_update_never_waits_for_its_device(specs, gradient, monkeypatch):
     """On the meta device no number is known: whatever asks for one, which would stall a GPU and break a CUDA graph,
     fails there; so do operations between it and the host."""
-    dreamer = tiny.agent(specs, {"decoder": DictDecoder, "encoder": DictEncoder}, actor_gradient=gradient)
+    dreamer = tiny.agent(specs, {"decoder": DictDecoder, "encoder": DictEncoder}, gradient=tiny.GRADIENTS[gradient])
     batch, noise = tiny.batch(dreamer), dreamer.noise(4, 6)
     batch = tree_map(lambda x: x.to("meta"), batch)
     dreamer = dreamer.to("meta")

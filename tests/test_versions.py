@@ -9,6 +9,7 @@ from torch import nn
 import tiny
 from dreamer_lightning.actor_critic import ActorCritic, Dream
 from dreamer_lightning.dreamer import Dreamer, by_module
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.nets.gru import GRURSSM, LearnedStartRSSM, PlainGRU
 from dreamer_lightning.nets.heads import (
     EndlessHead,
@@ -44,7 +45,7 @@ def agent(kind: str, **options) -> ActorCritic:
     """Two features: the critic's value and the slow critic's; gamma 0.5, lambda 0.5."""
     torch.manual_seed(0)
     options = {"imag_length": 3, "horizon": 2.0, "lam": 0.5, "actent": 0.0, "contdisc": False, **options}
-    options = {"actor_gradient": "dynamics", "value_aware": "off", **options}
+    options = {"gradient": Pathwise, "value_aware": "off", **options}
     head = partial(HEADS[kind], units=8, layers=1)
     made = KINDS[kind](tiny.SPECS, 2, policy=head, value=lambda size: Pick(0), **options)
     made.slow_critic = Pick(1)
@@ -94,9 +95,9 @@ def test_v1_actor_climbs_rewards_and_values_of_the_states_it_reaches():
 
 def test_v1_learns_by_dynamics_alone_and_copies_no_critic():
     with pytest.raises(UserError, match="actor_gradient"):
-        agent("v1", actor_gradient="reinforce")
-    made = tiny.agent(actor_gradient="dynamics").actor_critic
-    made = ActorCriticV1(tiny.SPECS, 4, value=partial(MSEHead, units=4), actor_gradient="dynamics")
+        agent("v1", gradient=ScoreFunction)
+    made = tiny.agent(gradient=Pathwise).actor_critic
+    made = ActorCriticV1(tiny.SPECS, 4, value=partial(MSEHead, units=4), gradient=Pathwise)
     before = [p.clone() for p in made.slow_critic.parameters()]
     for p in made.value.parameters():
         p.data += 1
@@ -125,7 +126,7 @@ def test_v2_without_a_target_critic():
 
 def test_v2_score_function_sees_the_action_before_the_target_and_the_value_of_its_state():
     """Advantages R_1 - v_0 = 3.125 and R_2 - v_1 = 3.5, of the actions at states 0 and 1, with weights 1 and 0.5."""
-    made, action = agent("v2", slowtar=True, actor_gradient="reinforce"), torch.rand(1, 4, 2) - 0.5
+    made, action = agent("v2", slowtar=True, gradient=ScoreFunction), torch.rand(1, 4, 2) - 0.5
     given = dream(*V2, action=action)
     logp = made.policy(given.feat.detach()[:, :2]).log_prob(action[:, :2])
     losses, _, _ = made.dream_losses(given)
@@ -133,7 +134,7 @@ def test_v2_score_function_sees_the_action_before_the_target_and_the_value_of_it
 
 
 def test_v2_mixes_both():
-    made, action = agent("v2", slowtar=True, actor_gradient="mix", gradient_mix=0.75), torch.rand(1, 4, 2) - 0.5
+    made, action = agent("v2", slowtar=True, gradient=partial(Mix, 0.75)), torch.rand(1, 4, 2) - 0.5
     given = dream(*V2, action=action)
     logp = made.policy(given.feat.detach()[:, :2]).log_prob(action[:, :2])
     gain = 0.25 * torch.tensor([[3.625, 4.5]]) + 0.75 * torch.tensor([[3.125, 3.5]]) * logp
@@ -233,7 +234,7 @@ def whole(kind: str, specs=tiny.SPECS, **options) -> Dreamer:
     torch.manual_seed(0)
     world = tiny.model(specs, rssm=RSSMS[kind], contdisc=False)
     policy, value = partial(HEADS[kind], units=12, outscale=1.0), partial(MSEHead, units=12, layers=2)
-    options = {"imag_length": 4, "actor_gradient": "dynamics", "contdisc": False, **options}
+    options = {"imag_length": 4, "gradient": Pathwise, "contdisc": False, **options}
     return Dreamer(world, KINDS[kind](specs, world.feat_dim, policy=policy, value=value, **options))
 
 
@@ -251,10 +252,10 @@ def test_which_loss_reaches_which_module(kind, specs):
         assert touched == modules
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "mix"])
+@pytest.mark.parametrize("gradient", [ScoreFunction, Mix])
 @pytest.mark.parametrize("kind", ["v2", "2023"])
 def test_other_gradients_reach_the_policy_alone(kind, gradient):
-    dreamer = whole(kind, actor_gradient=gradient)
+    dreamer = whole(kind, gradient=gradient)
     output = dreamer(tiny.batch(dreamer), torch.Generator().manual_seed(1))
     assert "repval" not in output.losses
     output.losses["policy"].sum().backward()

@@ -8,12 +8,14 @@ from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.nets.decoders import DictDecoder, SymlogMLPDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, SymlogMLPEncoder
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.nets.heads import BinaryHead, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.world_model import WorldModel
 
 SPECS = Specs({"position": Space((3,)), "velocity": Space((2,))}, {"action": Space((2,))})
+GRADIENTS = {"reinforce": ScoreFunction, "dynamics": Pathwise, "mix": Mix}
 DISCRETE = Specs(SPECS.obs, {"action": Space((), "int32", classes=4)})
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.frozen import frozen
+from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.nets.heads import Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import Normalizer, PercentileNorm
 from dreamer_lightning.nets.outputs import Output
@@ -20,7 +21,6 @@ from dreamer_lightning.ops.returns import dream_weight, lambda_return
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.types import Latent, Losses, Metrics, Specs, UserError
 
-ActorGradient = Literal["reinforce", "dynamics", "mix"]
 ValueAware = Literal["latents", "critic", "off"]
 
 
@@ -56,8 +56,7 @@ class ActorCritic(L.LightningModule):
         imag_length: steps dreamed from each start state, 1 or more.
         imag_last: start states per sequence, taken from its end; 0 takes all. The replay value loss sees the same
             states, so that 1 leaves none of it.
-        actor_gradient: ``reinforce`` (score function), ``dynamics`` (backpropagation through the dream) or ``mix``.
-        gradient_mix: share of the score function in ``mix``.
+        gradient: how the actor learns: ``ScoreFunction``, ``Pathwise`` (backpropagation through the dream), ``Mix``.
         value_aware: what the replay value loss trains: ``latents`` (critic and world model), ``critic`` alone,
             or ``off``, no such loss.
         horizon: effective horizon 1/(1-gamma), in agent steps.
@@ -86,8 +85,7 @@ class ActorCritic(L.LightningModule):
         value: Callable[[int], Head] = TwoHotHead,
         imag_length: int = 15,
         imag_last: int = 0,
-        actor_gradient: ActorGradient = "reinforce",
-        gradient_mix: float = 0.1,
+        gradient: Callable[[], ActorGradient] = ScoreFunction,
         value_aware: ValueAware = "latents",
         horizon: float = 333.0,
         contdisc: bool = True,
@@ -117,7 +115,7 @@ class ActorCritic(L.LightningModule):
                 "feat_dim": feat_dim,
                 "imag_length": imag_length,
                 "imag_last": imag_last,
-                **{"actor_gradient": actor_gradient, "gradient_mix": gradient_mix, "value_aware": value_aware},
+                "value_aware": value_aware,
                 **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam, "actent": actent},
                 **{"slowreg": slowreg, "replay_slowreg": replay_slowreg, "slowtar": slowtar, "start_grad": start_grad},
                 **{"slow_rate": slow_rate, "slow_every": slow_every},
@@ -125,7 +123,7 @@ class ActorCritic(L.LightningModule):
         )
         self.specs = specs
         self.imag_length, self.imag_last = imag_length, imag_last
-        self.actor_gradient, self.gradient_mix, self.value_aware = actor_gradient, gradient_mix, value_aware
+        self.gradient, self.value_aware = gradient(), value_aware
         self.discount = 1 - 1 / horizon
         self.dream_discount = 1.0 if contdisc else self.discount
         self.lam, self.replay_lam, self.actent = lam, replay_lam, actent
@@ -182,7 +180,7 @@ class ActorCritic(L.LightningModule):
             act = lambda feat, step: policy(feat).sample(action_noise[:, step])  # noqa: E731
             latent, action = dynamics.imagine(start, act, stoch_noise)
             feat = latent.feat
-            if self.actor_gradient == "reinforce":
+            if not self.gradient.needs_gradient:
                 return Dream(feat, action, *dynamics.predict(feat))
         action = policy(feat).sample(action_noise)
         feat = dynamics.retrace(latent, action).feat
@@ -225,11 +223,8 @@ class ActorCritic(L.LightningModule):
         return losses, self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale), ret.detach()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
-        """What the actor climbs: log-probability times advantage, the return itself, or a mix of both."""
-        if self.actor_gradient == "dynamics":
-            return ret
-        score = policy.log_prob(dream.action[:, :-1].detach()) * adv.detach()
-        return score if self.actor_gradient == "reinforce" else torch.lerp(ret, score, self.gradient_mix)
+        """What the actor climbs, see ``ActorGradient``."""
+        return self.gradient(policy, dream.action[:, :-1].detach(), ret, adv.detach())
 
     def replay_loss(
         self, feat: Float[Tensor, "b k f"], records: dict[str, Tensor], boot: Float[Tensor, "b k"], update: bool = True

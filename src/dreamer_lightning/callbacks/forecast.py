@@ -73,7 +73,7 @@ def dream_bytes(loop) -> int:
         return 0
     states = actor.starts(replay.batch_size, replay.length - 1) * (actor.imag_length + 1)
     numbers = 3 * dreamer.world_model.feat_dim + 11 * len(getattr(actor.value, "bins", ()))
-    if actor.actor_gradient != "reinforce":
+    if actor.gradient.needs_gradient:
         numbers += 33 * dreamer.world_model.rssm.deter_dim
     return 4 * states * numbers
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.optim import Parts
 from dreamer_lightning.types import Specs, UserError
 from dreamer_lightning.world_model import WorldModel
@@ -29,9 +31,13 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
         reward_grad=losses.reward_grad,
         standardize=options["standardize"],
     )
-    names = ("policy", "value", "imag_length", "imag_last", "actor_gradient", "value_aware")
+    names = ("policy", "value", "imag_length", "imag_last", "value_aware")
     kind: type[ActorCritic] = options["actor_critic"]
-    actor_critic = kind(specs, model.feat_dim, **{name: options[name] for name in names}, **losses.returns)
+    gradients = {"reinforce": ScoreFunction, "dynamics": Pathwise, "mix": partial(Mix, losses.gradient_mix)}
+    given = (
+        {name: options[name] for name in names} | losses.returns | {"gradient": gradients[options["actor_gradient"]]}
+    )
+    actor_critic = kind(specs, model.feat_dim, **given)
     return Dreamer(model, actor_critic, losses.scales)
 
 

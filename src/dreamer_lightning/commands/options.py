@@ -96,7 +96,7 @@ class LossOptions:
     def returns(self) -> dict[str, Any]:
         """The actor-critic's options among these; what holds in dreams holds on replay."""
         names = ("horizon", "contdisc", "lam", "actent", "slowreg", "slowtar", "slow_rate", "slow_every")
-        own = {name: getattr(self, name) for name in (*names, "gradient_mix")}
+        own = {name: getattr(self, name) for name in names}
         return {**own, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
 
 

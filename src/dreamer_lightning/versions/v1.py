@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dreamer_lightning.actor_critic import Dream
 from dreamer_lightning.nets.frozen import frozen
+from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.ops.returns import lambda_return
 from dreamer_lightning.types import Losses, Metrics, UserError
 from dreamer_lightning.versions.early import EarlyActorCritic, arriving, shifted_weight
@@ -31,8 +32,8 @@ class ActorCriticV1(EarlyActorCritic):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        if self.actor_gradient != "dynamics":
-            raise UserError(f"actor_gradient: DreamerV1's actor learns by dynamics, not by {self.actor_gradient}")
+        if not isinstance(self.gradient, Pathwise):
+            raise UserError("actor_gradient: DreamerV1's actor learns by dynamics alone")
 
     def dream_losses(
         self, dream: Dream, update: bool = True, start: Tensor | None = None

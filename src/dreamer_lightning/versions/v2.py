@@ -20,9 +20,9 @@ class ActorCriticV2(EarlyActorCritic):
         R_j = r_j + live_j [(1 - lam) v_{j+1} + lam R_{j+1}],    R_H = v_H,    live_j = gamma cont_j
         w_0 = 1, w_j = w_{j-1} live_{j-1}
         policy: -mean_{j<H-1} w_j (gain_j + actent entropy_j)
-            gain_j = R_{j+1}                              dynamics
-                     ln pi(a_j) sg(R_{j+1} - v_j)         reinforce
-                     both, the second with share ``gradient_mix``
+            gain_j = R_{j+1}                              Pathwise
+                     ln pi(a_j) sg(R_{j+1} - v_j)         ScoreFunction
+                     both                                 Mix
         value: mean_{j<H} w_j (v_j - R_j)^2 / 2 (and a constant)
 
     The first state's cont is the true one. ``slowtar`` makes the slow critic the target critic (a copy every 100
@@ -49,9 +49,4 @@ class ActorCriticV2(EarlyActorCritic):
         return losses, self.metrics(dream, ret, adv, boot.detach(), weight, entropy, scale), ret
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h-1"]:
-        if self.actor_gradient == "dynamics":
-            return ret
-        action = dream.action[:, :-2]
-        if self.actor_gradient == "reinforce":
-            return policy.log_prob(action.detach()) * adv
-        return torch.lerp(ret, policy.log_prob(action) * adv, self.gradient_mix)
+        return self.gradient(policy, dream.action[:, :-2], ret, adv)

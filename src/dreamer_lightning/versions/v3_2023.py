@@ -29,7 +29,7 @@ class ActorCritic2023(EarlyActorCritic):
         return (cont > 0.5).float()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
-        if self.actor_gradient != "reinforce":
+        if self.gradient.needs_gradient:
             _, scale = self.return_norm.stats()
             ret = ret - frozen(self.value)(dream.feat[:, :-1]).pred() / scale
         return super().policy_gain(dream, policy, ret, adv)

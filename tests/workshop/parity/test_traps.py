@@ -16,6 +16,7 @@ from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets import encoders, outputs
 from dreamer_lightning.nets.actions import BoundedNormal, TanhNormal
 from dreamer_lightning.nets.blocks import BlockLinear, RMSNorm, init_kernel
+from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.nets.heads import PolicyHead
 from dreamer_lightning.nets.normalizers import PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
@@ -66,7 +67,7 @@ def test_trap_03_twohot_in_symlog_space(monkeypatch):
 
 def test_trap_04_continuous_actor_by_dynamics_gradient(monkeypatch):
     assert not wrong("agent_proprio", "proprio/rand")
-    monkeypatch.setattr(build, "ActorCritic", made_with(ActorCritic, actor_gradient="dynamics"))
+    monkeypatch.setattr(build, "ActorCritic", made_with(ActorCritic, gradient=Pathwise))
     assert {"proprio/rand/imag/policy_loss", "proprio/rand/gradnorm/pol"} <= wrong("agent_proprio", "proprio/rand")
 
 
