@@ -22,6 +22,11 @@ ENVS = {
         {"init_args": {"task": "cartpole_balance", "time_limit": 40, "pixels": False, "vectors": True}},
         {"prefill": 60, "pretrain": 3, "burst": 2},
     ],
+    "corners": [
+        "gym.yaml",
+        {"init_args": {"task": "CartPole-v1", "time_limit": 30}},
+        {"collector": {"explore": {"class_path": "HeldCorners", "init_args": {"first": 40, "share": 0.5}}}},
+    ],
     "forgets": [
         "gym.yaml",
         {

@@ -1,6 +1,7 @@
 """What is played besides the policy, from where sequences are drawn, and when updates are made (V1, V2)."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -12,9 +13,9 @@ import tiny
 from dreamer_lightning.commands import fit
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.data.episodes import EpisodeReplay
-from dreamer_lightning.data.explore import disturbed
+from dreamer_lightning.data.explore import Decision, Disturbed, HeldCorners, RandomFirst
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.types import Space, Specs
+from dreamer_lightning.types import Space, Specs, UserError
 
 MIXED = Specs({}, {"a": Space((2,)), "b": Space((), "int32", classes=3)})
 
@@ -30,13 +31,21 @@ def test_random_actions_are_uniform():
 
 def test_noise_is_added_and_cut_or_replaces_a_choice():
     own = torch.tensor([0.0, 0.95, 1.0, 0.0, 0.0]).expand(30_000, 5)
-    actions = disturbed(own, MIXED, 0.3, torch.Generator().manual_seed(0))
+    explore = Disturbed(MIXED, 30_000, torch.Generator(), amount=0.3)
+    actions = explore(decision(own, generator=torch.Generator().manual_seed(0)))
     assert actions[:, 0].std().item() == pytest.approx(0.3, abs=0.01)
     assert actions[:, :2].abs().max() <= 1
     assert (actions[:, 1] == 1).float().mean().item() == pytest.approx(0.4338, abs=0.02)  # P(normal > 0.05/0.3)
     kept = (actions[:, 2] == 1).float().mean().item()
     assert kept == pytest.approx(0.7 + 0.3 / 3, abs=0.02)  # a blind choice may be the same
     assert (actions[:, 2:].sum(1) == 1).all()
+
+
+def decision(action, is_first=False, scale=1.0, **known) -> Decision:
+    """A policy's actions [n, a] where all episodes begin, or none."""
+    norm = SimpleNamespace(stats=lambda: (torch.zeros(()), torch.tensor(scale)))
+    agent = SimpleNamespace(actor_critic=SimpleNamespace(return_norm=norm))
+    return Decision({}, {}, action, torch.full((len(action),), is_first), agent=agent, **known)
 
 
 def act(obs, state, is_first, generator):
@@ -53,13 +62,107 @@ def played(policy: CollectorPolicy) -> TensorDict:
 
 def test_what_is_played_is_what_the_policy_remembers():
     policy = CollectorPolicy(act, tiny.SPECS, torch.Generator().manual_seed(0))
-    assert played(policy)["action"].abs().sum() == 0
-    policy.random = True
+    calm = played(policy)
+    assert calm["action"].abs().sum() == 0
+    assert "explored" not in calm
+    place = (tiny.SPECS, 64, torch.Generator())
+    policy.explore = RandomFirst(*place, steps=5, then=Disturbed(*place, amount=0.3))
     blind = played(policy)
     assert blind["action"].std().item() == pytest.approx(3**-0.5, abs=0.1)
     assert torch.equal(blind["action"], blind["next", "prev_action"])
-    policy.random, policy.noise = False, 0.3
-    assert played(policy)["action"].std().item() == pytest.approx(0.3, abs=0.1)
+    assert blind["explored"].all()
+    policy.agent_step = 5
+    disturbed = played(policy)
+    assert disturbed["action"].std().item() == pytest.approx(0.3, abs=0.1)
+    assert torch.equal(disturbed["action"], disturbed["next", "prev_action"])
+
+
+# Held corners.
+
+
+def corners(specs=tiny.SPECS, n: int = 64, seed: int = 0, **options) -> HeldCorners:
+    return HeldCorners(specs, n, torch.Generator().manual_seed(seed), **options)
+
+
+def play(explore: HeldCorners, steps: int, begin: bool = True, **known) -> torch.Tensor:
+    """Actions [n, t, a] of an episode in which the policy plays zeros."""
+    own = torch.zeros(explore.num_envs, explore.specs.action_dim)
+    return torch.stack([explore(decision(own, begin and t == 0, **known)) for t in range(steps)], 1)
+
+
+def runs(values: torch.Tensor) -> list[int]:
+    """Lengths of runs of equal rows of [t, a], the last one, which is cut, left out."""
+    changes = (values[1:] != values[:-1]).any(-1).nonzero()[:, 0] + 1
+    return torch.tensor([0, *changes.tolist()]).diff().tolist()
+
+
+def test_corners_are_held_for_10_to_30_decisions():
+    actions = play(corners(), 600)
+    assert (actions.abs() == 1).all()
+    lengths = torch.tensor([length for row in actions for length in runs(row)])
+    assert lengths.min() == 10
+    fresh = lengths[lengths <= 30].float()  # the next corner is the same in one of four
+    assert len(fresh) > 0.7 * len(lengths)
+    counts = torch.bincount(fresh.long())[10:20]  # no sum of two reaches here
+    assert counts.max() < 2 * counts.min()
+    torch.testing.assert_close(actions.mean((0, 1)), torch.zeros(2), atol=0.1, rtol=0)
+
+
+def test_a_corner_of_one_environment_tells_nothing_about_its_neighbour():
+    one, two = play(corners(n=2), 2000)
+    assert abs((one * two).mean().item()) < 0.2
+
+
+def test_discrete_actions_are_held_by_the_law_of_ez_greedy():
+    """P(n) is proportional to 1/n^2: 1 in 61%, 2 in 15%; after it another class in three of four."""
+    actions = play(corners(tiny.DISCRETE), 2000)
+    assert (actions.sum(-1) == 1).all()
+    explore = corners(tiny.DISCRETE, n=100_000)
+    lengths = explore.durations()[:, 0]
+    assert (lengths == 1).float().mean().item() == pytest.approx(0.608, abs=0.01)
+    assert (lengths == 2).float().mean().item() == pytest.approx(0.152, abs=0.01)
+    assert 100 < lengths.max() <= 1000
+
+
+def test_actions_of_a_mixed_space_are_held_each_for_itself():
+    actions = play(corners(MIXED), 300)
+    pushes, choices = ([len(runs(row)) for row in part] for part in (actions[..., :2], actions[..., 2:]))
+    assert max(pushes) <= 30 < torch.tensor(choices).float().mean()
+
+
+def test_whole_episodes_are_chosen_and_fewer_once_dreams_tell_returns_apart():
+    for scale, share in ((1.0, 0.1), (0.0, 0.1), (5.0, 0.02)):
+        actions = play(corners(n=20_000), 3, env_step=2500, scale=scale)
+        held = actions[..., 0] != 0
+        assert (held == held[:, :1]).all()
+        assert held.float().mean().item() == pytest.approx(share, abs=0.005)
+
+
+def test_the_first_steps_of_a_run_are_held_everywhere_and_the_policy_takes_over_between_episodes_or_not():
+    explore = corners(n=2000)
+    assert (play(explore, 3, env_step=2499) != 0).all()
+    after = play(explore, 3, begin=False, env_step=2500)
+    assert (after[..., 0] != 0).float().mean().item() == pytest.approx(0.1, abs=0.03)
+    assert explore.metrics()["explore/episodes"] == 2000
+    play(explore, 3, env_step=2500)
+    assert 2100 < explore.metrics()["explore/episodes"] < 2300
+
+
+def test_held_corners_repeat_and_go_on_from_their_state():
+    one, two, other = corners(), corners(), corners(seed=1)
+    known = {"env_step": 3000}
+    assert torch.equal(play(one, 50, **known), play(two, 50, **known))
+    other.load_state_dict(one.state_dict())
+    again = play(other, 50, begin=False, **known)
+    assert torch.equal(again, play(two, 50, begin=False, **known))
+    assert again.abs().sum() > 0
+    assert other.metrics() == two.metrics()
+
+
+@pytest.mark.parametrize(("options", "word"), [({"shortest": 0}, "shortest"), ({"share": 2.0}, "share")])
+def test_what_cannot_be_held_is_refused(options, word):
+    with pytest.raises(UserError, match=word):
+        corners(**options)
 
 
 # Windows within episodes.

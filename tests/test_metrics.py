@@ -174,6 +174,27 @@ def test_an_episode_cut_off_by_a_resume_is_not_counted_into_the_next(tmp_path):
     assert [row["episode/score"] for row in seen] == [30.0]
 
 
+def test_late_rewards_and_explored_decisions_of_episodes(tmp_path):
+    """Action repeat 2, rewards count as late after 4 env steps: at the third decision and later, over a resume too."""
+    first, second = Episodes(late=4), Episodes(late=4)
+    f, t = False, True
+    rewards = [[1.0, 1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]
+    before = wire(rewards, [[f] * 3] * 3, [[t, f, f]] * 3)
+    before["explored"] = torch.tensor([[t, t, f], [f, f, f], [f, f, f]])[..., None]
+    FakeLoop(tmp_path, [first]).call("on_collect_end", wire=before)
+    second.load_state_dict(first.state_dict())
+    loop = FakeLoop(tmp_path, [second])
+    rows = rows_of(loop)
+    after = wire([[0.0], [0.0], [2.0]], [[t]] * 3, [[f]] * 3)
+    after["explored"] = torch.tensor([[t], [f], [f]])[..., None]
+    loop.call("on_collect_end", wire=after)
+    assert [row["episode/late_reward"] for row in rows] == [0, 1, 1]
+    assert [row["episode/explored"] for row in rows] == [0.75, 0.0, 0.0]
+    loop.call("on_collect_end", wire=wire([[3.0]] * 3, [[t]] * 3, [[t]] * 3))
+    assert [row["episode/late_reward"] for row in rows[3:]] == [0, 0, 0]
+    assert "episode/explored" not in rows[3]
+
+
 def test_logged_vectors_are_spread_over_names(tmp_path):
     loop = FakeLoop(tmp_path, [Episodes()])
     seen = rows_of(loop)

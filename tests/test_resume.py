@@ -111,7 +111,7 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes_and_the_ru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cartpole", "v2"])
+@pytest.mark.parametrize("name", ["cartpole", "v2", "corners"])
 def test_killed_runs_of_other_kinds_end_as_if_nothing_had_happened(tmp_path, name):
     three_runs(tmp_path, name)
     same_runs(tmp_path / name / "whole", tmp_path / name / "cut")

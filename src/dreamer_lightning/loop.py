@@ -105,9 +105,8 @@ class Loop:
     def collect(self, collector: Iterator[TensorDictBase]) -> None:
         """Play some steps in every environment, keep the records. A failed batch counts too: ranks keep one clock."""
         with self.timed("collect"):
-            if self.ratio.prefill:
-                self.collector.policy.random = self.clocks.agent_step < self.ratio.prefill
-            wire = None
+            policy, wire = self.collector.policy, None
+            policy.env_step, policy.agent_step = self.clocks.env_step, self.clocks.agent_step
             with self.to_the_end():
                 wire = next(collector)
             if wire is not None:
@@ -118,6 +117,7 @@ class Loop:
         self.clocks.env_step += played * self.env_factory.repeat
         self.tick()
         if wire is not None:
+            self.log(policy.explore.metrics() if policy.explore else {})
             self.call("on_collect_end", wire=wire)
         if self.ratio.learning:
             self.ratio.play(played)

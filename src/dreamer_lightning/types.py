@@ -34,8 +34,10 @@ from dreamer_lightning.errors import UserError as UserError
 OBS, PREV_ACTION, REWARD = "obs", "prev_action", "reward"
 IS_FIRST, IS_LAST, IS_TERMINAL = "is_first", "is_last", "is_terminal"
 LATENT = "latent"  # holds "deter" and "stoch", in the packed form that the RSSM's ``pack`` gives
+EXPLORED = "explored"  # on the wire: whether something else was played than the policy's action
 # Names on the wire that no observation can have.
-WIRE = {PREV_ACTION, LATENT, REWARD, "action", "next", "collector", "is_init", "done", "terminated", "truncated"}
+WIRE = {PREV_ACTION, LATENT, REWARD, EXPLORED, "action", "next", "collector", "is_init"}
+WIRE |= {"done", "terminated", "truncated"}
 LOG_PREFIX = "log/"  # observations that are logged and never reach the model
 
 

@@ -37,6 +37,7 @@ from dreamer_lightning.commands.options import (
 )
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
 from dreamer_lightning.data.episodes import EpisodeReplay
+from dreamer_lightning.data.explore import Disturbed, RandomFirst
 from dreamer_lightning.data.overlap import Overlap, copier
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
@@ -144,8 +145,13 @@ def build_collector(
     num_envs: int,
     seed: int,
     failures: Failures | None = None,
+    prefill: int = 0,
 ) -> Any:
-    """This rank's environments under the acting policy, in the precision of training."""
+    """This rank's environments under the acting policy, in the precision of training.
+
+    Args:
+        prefill: agent steps, over all ranks, that are played blindly at first.
+    """
     actor = copy.deepcopy(dreamer).requires_grad_(False) if options.overlap else dreamer
 
     def act(*args: Any) -> Any:
@@ -155,7 +161,12 @@ def build_collector(
     first = seed * 1009 + fabric.global_rank * 31
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
-    policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, options.noise)
+    place = (dreamer.specs, num_envs, torch.Generator(fabric.device).manual_seed(first + 13))
+    kind = options.explore or (partial(Disturbed, amount=options.noise) if options.noise else None)
+    explore = kind(*place) if kind else None
+    if prefill:
+        explore = RandomFirst(*place, steps=prefill, then=explore)
+    policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, explore, actor)
 
     def make() -> Any:
         envs = make_batched(env, num_envs, first, options.backend, carried, failures=failures)

@@ -210,7 +210,7 @@ def fit(
         burst=burst,
     )
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
-    acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures)
+    acting = build_collector(devices, dreamer, env, collector, num_envs, seed, failures, prefill)
     records.allocate(example_record(specs, dreamer))
     check_start(records, ratio.learning_starts)
     baseline = play_randomly(devices, env, specs, evaluation, seed, failures)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
+
+from dreamer_lightning.data.explore import Exploration
+from dreamer_lightning.types import Specs
 
 LARGEST = 10**18
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -134,12 +139,15 @@ class CollectorOptions:
         steps: agent steps of each environment between two rounds of training.
         overlap: play the next steps in a thread while training, with weights one round older; runs no longer repeat
             bit for bit.
-        noise: added to training actions, standard deviation; discrete: probability of a random one (V1: 0.3).
+        explore: what is played in place of the policy's action, by class_path: dreamer_lightning.data.HeldCorners,
+            Disturbed (V1) or your own; from the specs, the number of environments and a random generator. null: none.
+        noise: old spelling of Disturbed with this amount.
     """
 
     backend: Literal["serial", "process"] = "serial"
     steps: int = 1
     overlap: bool = False
+    explore: Callable[[Specs, int, torch.Generator], Exploration] | None = None
     noise: float = 0.0
 
 

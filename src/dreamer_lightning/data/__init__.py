@@ -1,12 +1,17 @@
 """From the environment to batches of records: the time door, the replay buffer, the collector."""
 
 from dreamer_lightning.data.collect import CollectorPolicy, carried_state, make_collector, primers, set_carried_state
+from dreamer_lightning.data.explore import Decision, Disturbed, Exploration, HeldCorners
 from dreamer_lightning.data.records import Carry, initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 
 __all__ = [
     "Carry",
     "CollectorPolicy",
+    "Decision",
+    "Disturbed",
+    "Exploration",
+    "HeldCorners",
     "Replay",
     "carried_state",
     "initial_carry",

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from dreamer_lightning.data.explore import disturbed
+from dreamer_lightning.data.explore import Decision, Exploration
 from dreamer_lightning.envs.guarded import env_states, set_env_states
-from dreamer_lightning.types import LATENT, PREV_ACTION, Specs
+from dreamer_lightning.types import EXPLORED, LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
 LATENTS = ("deter", "stoch")
@@ -24,14 +24,16 @@ class CollectorPolicy(TensorDictModuleBase):
     """The acting step as a TensorDict module.
 
     It reads the observations, ``is_init`` and the state before the step at the root, and writes ``action`` and, below
-    ``next``, the state after it. The agent is called, not owned: its weights are always the current ones.
+    ``next``, the state after it; with an exploration also ``explored``, where it played something else than the policy.
+    The agent is called, not owned: its weights are always the current ones.
 
     Args:
         act: ``(obs, state, is_first, generator) -> (action [n, a], state)``, as ``Dreamer.act``.
         specs: the environment's spaces; their observations are handed to ``act``.
         generator: source of the acting noise, on the agent's device.
         device: the agent's device; environments live on the CPU. None: the CPU.
-        noise: how much actions are disturbed, see ``disturbed``. While ``random`` is set, they are drawn blindly.
+        explore: what is played in place of the policy's action. None: that action.
+        agent: what an exploration may look into.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class CollectorPolicy(TensorDictModuleBase):
         specs: Specs,
         generator: torch.Generator | None = None,
         device: torch.device | None = None,
-        noise: float = 0.0,
+        explore: Exploration | None = None,
+        agent: Any = None,
     ):
         super().__init__()
-        self.specs, self.noise, self.random = specs, noise, False
+        self.specs, self.explore, self._agent = specs, explore, (agent,)  # in a tuple: no module of this one
+        self.env_step = self.agent_step = 0  # clocks of the run, for explorations
         self._act, self._names, self.generator, self._device = act, list(specs.obs), generator, device
         self.in_keys = [*self._names, "is_init", *((LATENT, name) for name in LATENTS), PREV_ACTION]
         self.out_keys = ["action", *(("next", LATENT, name) for name in LATENTS), ("next", PREV_ACTION)]
@@ -55,10 +59,10 @@ class CollectorPolicy(TensorDictModuleBase):
         state[PREV_ACTION] = self._in(tensordict.get(PREV_ACTION))
         is_first = self._in(tensordict.get("is_init").squeeze(-1))
         action, state = self._act(obs, state, is_first, self.generator)
-        if self.random:
-            action = self.specs.actions.random((len(action),), self.generator, action.device)
-        elif self.noise:
-            action = disturbed(action, self.specs, self.noise, self.generator)
+        if self.explore:
+            known = Decision(obs, state, action, is_first, self.env_step, self.agent_step, self.generator, *self._agent)
+            own, action = action, self.explore(known)
+            tensordict.set(EXPLORED, self._out((action != own).any(-1, keepdim=True)))
         size = tensordict.batch_size
         action = self._out(action)
         latent = TensorDict({name: self._out(state[name]) for name in LATENTS}, size)
@@ -108,7 +112,7 @@ def make_collector(env: EnvBase, policy: CollectorPolicy, steps: int = 1) -> Col
 
 def carried_state(collector: Collector) -> dict:
     """What the collector carries from batch to batch (observation, latents, flags) as a plain tree of tensors."""
-    return _plain(collector._carrier.exclude("action", "next"))
+    return _plain(collector._carrier.exclude("action", "next", EXPLORED))
 
 
 def set_carried_state(collector: Collector, state: Mapping, rows: Sequence[int] | None = None) -> None:
@@ -159,11 +163,13 @@ def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool =
         collector.settle()
         exact = False
     if not exact:  # what broke off has nothing that could be asked
-        return {"carry": None, "carried": {}, "envs": []}
+        return {"carry": None, "carried": {}, "envs": [], "explore": {}}
+    explore = collector.policy.explore
     return {
         "carry": None if carry is None else {name: value.clone() for name, value in carry.items()},
         "carried": carried_state(collector),
         "envs": env_states(collector.env),
+        "explore": {type(explore).__name__: explore.state_dict()} if explore else {},
     }
 
 
@@ -181,4 +187,8 @@ def set_playing_state(collector: Any, state: dict[str, Any]) -> tuple[dict[str, 
         set_carried_state(collector, state["carried"], [i for i in range(count) if i not in anew])
     except ValueError:  # another policy; nothing has been changed
         return None, list(range(count))
+    explore = collector.policy.explore
+    known = state.get("explore", {}).get(type(explore).__name__)
+    if known:
+        explore.load_state_dict(known)
     return state["carry"], anew
