@@ -17,13 +17,14 @@ import yaml
 
 from dreamer_lightning.callbacks.curve import learning_curve
 from dreamer_lightning.evaluation.gap import ERROR_STEPS
+from dreamer_lightning.store.runfolder import read_config
 from dreamer_lightning.workshop.compare import fewer, number
+from dreamer_lightning.workshop.diagnose import read_metrics
 from dreamer_lightning.workshop.results.comparison import MILESTONES, records
-from dreamer_lightning.workshop.results.diagnosis import read_metrics
 from dreamer_lightning.workshop.results.figure import comparison_figure
 from dreamer_lightning.workshop.results.published import REFERENCE, WINDOWS, published
 from dreamer_lightning.workshop.results.rows import Row, tasks_of
-from dreamer_lightning.workshop.results.runs import load, read_config, rows_of
+from dreamer_lightning.workshop.results.runs import load, rows_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -124,7 +125,7 @@ def length_figure(folders: list[Path], path: Path) -> Path:
     for folder in folders:
         length = int(read_config(folder)["imag_length"])
         measured = max(k for k in ERROR_STEPS if k <= length)
-        found = read_metrics(folder / "metrics.csv")
+        found = read_metrics(folder)
         scores, error = found["episode/score"], found.get(f"openloop/reward_error@{measured}", np.array([np.nan]))
         updates = (found["seconds"].max() - found["seconds"][0]) / max(1.0, found["update"].max())
         points.setdefault(length, []).append((float(scores[-10:].mean()), float(updates), float(error[-1])))

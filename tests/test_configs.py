@@ -63,6 +63,7 @@ def test_overlay_stacks_on_a_preset(name: str):
     size = parse("--config", "dmc.yaml", "--config", name)["size"]
     expected = content(name).get("size") or content("dmc.yaml")["size"]
     assert vars(size) == expected
+    assert not name.startswith("size/") or name == f"size/{size.name}.yaml"
 
 
 @pytest.mark.parametrize("name", [name for name in OVERLAYS if name not in NAME_MODULES])

@@ -215,6 +215,12 @@ class Size:
     depth: int = 4
     units: int = 64
 
+    @property
+    def name(self) -> str:
+        """``1m`` to ``400m`` by the width of the deterministic state, as configs/size has them; else that width."""
+        names = {512: "1m", 2048: "12m", 3072: "25m", 4096: "50m", 6144: "100m", 8192: "200m", 12288: "400m"}
+        return names.get(self.deter, f"d{self.deter}")
+
 
 Losses = dict[str, Tensor]
 Metrics = dict[str, Tensor]

@@ -13,8 +13,7 @@ from dreamer_lightning.evaluation.gap import Start, value_metrics
 from dreamer_lightning.evaluation.rollout import Episode
 from dreamer_lightning.nets.heads import PolicyHead, TanhPolicyHead
 from dreamer_lightning.types import Space, Specs
-from dreamer_lightning.workshop.diagnose import closing
-from dreamer_lightning.workshop.results.diagnosis import diagnose_run, report
+from dreamer_lightning.workshop.diagnose import closing, findings, report
 
 NAMES = (
     "reward seen",
@@ -55,12 +54,11 @@ def write(folder: Path, rows: int = 20, score: float = 5.0, ratio: float = 512, 
 
 
 def wrong(folder: Path) -> list[str]:
-    return [finding.name for finding in diagnose_run(folder) if finding.wrong]
+    return [finding.name for finding in findings(folder) if finding.wrong]
 
 
 def test_a_healthy_run_is_eight_lines_of_ok(tmp_path: Path):
-    findings = diagnose_run(write(tmp_path))
-    assert tuple(finding.name for finding in findings) == NAMES
+    assert tuple(finding.name for finding in findings(write(tmp_path))) == NAMES
     lines = report(tmp_path).splitlines()
     assert len(lines) == 8
     assert all(line.startswith("ok ") for line in lines), lines

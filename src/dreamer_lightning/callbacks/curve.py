@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamer_lightning.callbacks.base import Callback, say, warn
+from dreamer_lightning.store.metrics import read_rows, series
 from dreamer_lightning.store.runfolder import METRICS, PLOTS
 
 EPISODE, GREEDY, SAMPLED = "episode/score", "eval/greedy_score", "eval/sampled_score"
@@ -47,17 +47,6 @@ class Curve(Callback):
             return None
 
 
-def read_columns(path: Path, names: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(env_step, value) of each named column, rows without a value left out."""
-    found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            for name in names:
-                if row.get(name):
-                    found[name].append((int(row["env_step"]), float(row[name])))
-    return {name: (np.array([s for s, _ in v]), np.array([x for _, x in v])) for name, v in found.items()}
-
-
 def learning_curve(
     run_dirs: Path | dict[str, Path], random_score: float | None = None, title: str = "", path: Path | None = None
 ) -> Path | None:
@@ -82,7 +71,8 @@ def learning_curve(
     axis = figure.add_subplot()
     drawn, last = False, 0
     for number, (label, run_dir) in enumerate(runs.items()):
-        columns = read_columns(Path(run_dir) / METRICS, [EPISODE, GREEDY, SAMPLED])
+        rows = read_rows(Path(run_dir) / METRICS)
+        columns = {name: np.array(series(rows, name)) for name in (EPISODE, GREEDY, SAMPLED)}
         last = max([last, *(int(steps[-1]) for steps, _ in columns.values() if len(steps))])
         drawn |= _draw_run(axis, columns, label, f"C{number}", several)
     if not drawn:
@@ -109,7 +99,7 @@ def learning_curve(
     return path
 
 
-def _draw_run(axis, columns: dict[str, tuple[np.ndarray, np.ndarray]], label: str, color: str, several: bool) -> bool:
+def _draw_run(axis, columns: dict[str, np.ndarray], label: str, color: str, several: bool) -> bool:
     steps, scores = columns[EPISODE]
     if len(steps):
         axis.plot(steps, scores, ".", color=color, alpha=0.5, ms=5, mew=0, label=None if several else "episodes")

@@ -215,7 +215,7 @@ def fit(
     check_start(records, ratio.learning_starts)
     baseline = play_randomly(devices, env, specs, evaluation, seed, failures)
     evaluator = build_evaluator(env, evaluation, gap_alarm, seed, failures)
-    tracking = build_tracking(wandb, env, size_name(size), seed, config_text)
+    tracking = build_tracking(wandb, env, size.name, seed, config_text)
     callbacks += build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
 
     generator = torch.Generator(devices.device).manual_seed(seed * 1009 + rank + 1)  # of the training noise
@@ -261,13 +261,7 @@ def fit(
 def default_run_dir(env: EnvFactory, size: Size, seed: int) -> str:
     """runs/TASK-SIZE-sSEED-TIME."""
     task = env.name.replace("/", "_").replace(":", "_")
-    return str(Path("runs") / f"{task}-{size_name(size)}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def size_name(size: Size) -> str:
-    """``1m`` to ``400m`` where the sizes are one of the shipped ones, else the width of the deterministic state."""
-    names = {512: "1m", 2048: "12m", 3072: "25m", 4096: "50m", 6144: "100m", 8192: "200m", 12288: "400m"}
-    return names.get(size.deter, f"d{size.deter}")
+    return str(Path("runs") / f"{task}-{size.name}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def check_run_dir(folder: str, resume: str | None, limits: Limits, resumable: bool = True) -> Path:

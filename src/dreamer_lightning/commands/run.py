@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from dreamer_lightning.store import metrics
+from dreamer_lightning.store.runfolder import METRICS
 
 
 class Outcome(NamedTuple):
@@ -14,14 +16,6 @@ class Outcome(NamedTuple):
     text: str
     code: int = 0
     notes: tuple[str, ...] = ()
-
-
-def number(text: str) -> float | str | None:
-    """A cell of metrics.csv: a number, None if empty, or its text."""
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
 
 
 @dataclass(frozen=True)
@@ -41,16 +35,10 @@ class Run:
         return str(self.dir)
 
     @property
-    def metrics(self) -> list[dict[str, float | str | None]]:
+    def metrics(self) -> list[metrics.Row]:
         """The rows of metrics.csv, oldest first; cells that a row does not have are None."""
-        path = self.dir / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return [{key: number(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+        return metrics.read_rows(self.dir / METRICS)
 
     def series(self, name: str, x: str = "env_step") -> tuple[list[float], list[float]]:
         """One metric over time: its clock's values and its own, where it was logged."""
-        pairs = [(row.get(x), row.get(name)) for row in self.metrics]
-        found = [(clock, value) for clock, value in pairs if isinstance(clock, float) and isinstance(value, float)]
-        return [clock for clock, _ in found], [value for _, value in found]
+        return metrics.series(self.metrics, name, x)

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.atomic import fingerprint, write_atomic
 
 CONFIG, METRICS = "config.yaml", "metrics.csv"
@@ -37,6 +40,17 @@ def public(text: str) -> str:
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` holds a run (a resolved config was written)."""
     return (Path(folder) / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not is_run(folder):
+        raise UserError(f"'{folder}' is not a run folder (it has no {CONFIG})")
+    return yaml.safe_load((folder / CONFIG).read_text()) or {}
 
 
 def checkpoint_name(env_step: int, update: int) -> str:

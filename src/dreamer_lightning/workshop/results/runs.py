@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.store.runfolder import CONFIG, METRICS
+from dreamer_lightning.store.metrics import read_rows, series
+from dreamer_lightning.store.runfolder import CONFIG, METRICS, read_config
+from dreamer_lightning.types import Size
 from dreamer_lightning.workshop.results.curves import Curve, binned
 from dreamer_lightning.workshop.results.published import EVALUATION, METHODS, TRAINING, WINDOWS
 from dreamer_lightning.workshop.results.rows import Episodes, Row, Setting
 
 EPISODE, GREEDY = "episode/score", "eval/greedy_score"
-SIZES = {512: "1m", 2048: "12m", 3072: "25m", 4096: "50m", 6144: "100m", 8192: "200m", 12288: "400m"}
 PREFIXES = ("dmc_", "atari_")
 
 
@@ -77,30 +77,11 @@ def load(sources: list[str]) -> list[Series]:
     return found
 
 
-def columns(path: Path, names: list[str]) -> dict[str, Episodes]:
-    """(env steps, values) of columns of a ``metrics.csv``, empty cells left out."""
-    values: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name in names:
-                if row.get(name):
-                    values[name].append((float(row["env_step"]), float(row[name])))
-    return {name: Episodes(*np.array(pairs).reshape(-1, 2).T) for name, pairs in values.items()}
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of a run folder."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"'{folder}' is not a run folder (it has no {CONFIG})")
-    return yaml.safe_load(path.read_text()) or {}
-
-
 def read_run(folder: Path, label: str | None = None) -> Series:
     """One run folder."""
     config = read_config(folder)
-    found = columns(folder / METRICS, [EPISODE, GREEDY, "seconds"])
-    clock = found["seconds"]
+    rows = read_rows(folder / METRICS)
+    training, greedy, clock = (Episodes(*map(np.array, series(rows, name))) for name in (EPISODE, GREEDY, "seconds"))
     env = config.get("env") or {}
     options = env.get("init_args") or {}
     task = str(options.get("task") or options.get("path") or "unknown")
@@ -112,8 +93,8 @@ def read_run(folder: Path, label: str | None = None) -> Series:
         str(config.get("seed", "?")),
         setting_of(config),
         benchmark_of(env),
-        found[EPISODE],
-        found[GREEDY],
+        training,
+        greedy,
         float(clock.steps[-1]) if len(clock.steps) else 0.0,
         float(clock.scores.max()) if len(clock.steps) else 0.0,
         together=label is not None or named,
@@ -140,11 +121,9 @@ def setting_of(config: dict[str, Any]) -> Setting:
     repeat = str(env.get("repeat", 1))
     if "algo" in config:
         return Setting(repeat, "", "", "1", f"{config['algo']} of {config.get('library', '?')}", TRAINING)
-    deter = int((config.get("size") or {}).get("deter", 0))
+    size = Size(deter=int((config.get("size") or {}).get("deter", 0)))
     ratio = f"{config.get('train_ratio', 0):g}"
-    return Setting(
-        repeat, ratio, SIZES.get(deter, f"d{deter}"), str(config.get("num_envs", "?")), version_of(config), TRAINING
-    )
+    return Setting(repeat, ratio, size.name, str(config.get("num_envs", "?")), version_of(config), TRAINING)
 
 
 RATE = 4e-5  # learning rate of today's V3
