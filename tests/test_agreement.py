@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 
 import agreement
-from dreamer_lightning.commands.build import build_fabric
+from dreamer_lightning.commands.devices import build_fabric
 from dreamer_lightning.commands.options import FabricOptions
 from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets.outputs import TwoHot

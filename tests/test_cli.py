@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 import yaml
@@ -15,6 +16,7 @@ import yaml
 import dreamer_lightning
 from dreamer_lightning import cli, commands, config, explain, migration
 from dreamer_lightning.arguments import options_of
+from dreamer_lightning.commands.extras import check_loggers
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.store import atomic, runfolder
@@ -161,11 +163,19 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dmc.yaml --fabric.callbacks [3.5e]", "--fabric.callbacks: cannot import 3: No module named"),
         (
             """fit --config dmc.yaml --fabric.loggers [{"class_path":"lightning.fabric.loggers.CSVLoger"}]""",
-            "--fabric.loggers: module 'lightning.fabric.loggers' has no attribute 'CSVLoger'",
+            "--fabric.loggers: lightning.fabric.loggers has no 'CSVLoger' (did you mean CSVLogger",
         ),
         (
-            """fit --config dmc.yaml --fabric.loggers ["lightning.fabric.loggers.CSVLogger"]""",
-            "--fabric.loggers: root_dir is missing in its init_args",
+            "fit dmc.yaml --fabric.loggers [CSVLoger]",
+            "lightning.fabric.loggers has no 'CSVLoger' (did you mean CSVLogger",
+        ),
+        (
+            "fit dmc.yaml --fabric.loggers CSVLogger",
+            "--fabric.loggers: expected a list such as '[a, b]', got CSVLogger",
+        ),
+        (
+            "fit dmc.yaml --fabric.callbacks [test_cli.Epochs]",
+            "Epochs has on_train_epoch_end, which has no moment here",
         ),
         ("fit --config dmc.yaml --size.unit 3", "unknown option --size.unit (did you mean --size.units"),
         ("fit --config dmc.yaml loose", "unknown option loose"),
@@ -358,6 +368,56 @@ def test_callbacks_from_python_are_called_beside_those_by_class_path(run: Run, m
     assert yaml.safe_load((new.dir / "config.yaml").read_text())["fabric"]["callbacks"] == ["test_cli.Watch"]
     again = dreamer_lightning.fit(resume=new, updates=3, fabric={"callbacks": [watch]})
     assert (again.metrics[-1]["update"], watch.updates) == (3, 3)
+
+
+class Epochs(lightning.Callback):
+    """A callback of Trainer's with a hook that does not exist here."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        raise AssertionError("never called")
+
+
+class Lines(lightning.Callback):
+    """A callback of Trainer's that stops the run at an update."""
+
+    def __init__(self):
+        self.seen: list[tuple] = []
+
+    def on_fit_start(self, trainer, pl_module):
+        self.seen.append(("start", type(pl_module).__name__, trainer.is_global_zero))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append((trainer.global_step, batch_idx, "loss/dyn" in outputs))
+        trainer.should_stop = trainer.global_step == 2
+
+    def state_dict(self):
+        return {"seen": len(self.seen)}
+
+
+def test_a_callback_of_trainers_is_called_where_the_moment_is_the_same(mine: Path, tmp_path: Path):
+    options = dict(part.removeprefix("--").split("=") for part in QUICK)
+    lines = Lines()
+    configs = (mine / "mine.yaml", "debug.yaml")
+    options |= {"run_dir": tmp_path / "r", "learning_starts": 16, "fabric": {"callbacks": [lines]}}
+    run = dreamer_lightning.fit(*configs, updates=9, **options)
+    assert lines.seen == [("start", "Dreamer", True), (1, 0, True), (2, 1, True)]
+    assert run.metrics[-1]["update"] == 2
+
+
+def test_a_logger_by_its_short_name_writes_into_the_run(mine: Path, tmp_path: Path):
+    options = dict(part.removeprefix("--").split("=") for part in QUICK)
+    loggers = check_loggers(["CSVLogger", {"class_path": "TensorBoardLogger", "init_args": {"name": "tb"}}], tmp_path)
+    assert [str(logger.root_dir) for logger in loggers] == [str(tmp_path), str(tmp_path)]
+    options |= {"run_dir": tmp_path / "r", "learning_starts": 16, "fabric": {"loggers": ["TensorBoardLogger"]}}
+    dreamer_lightning.fit(mine / "mine.yaml", "debug.yaml", updates=2, **options)
+    assert list((tmp_path / "r").rglob("events.out.tfevents*"))
+
+
+def test_a_logger_whose_package_is_missing_is_one_line(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
+    with pytest.raises(UserError, match="--fabric.loggers: TensorBoardLogger cannot be made: Neither `tensorboard`"):
+        check_loggers(["TensorBoardLogger"], tmp_path)
 
 
 def test_an_object_that_is_no_option_is_refused():

@@ -1,8 +1,10 @@
-"""``python -m dreamer_lightning``."""
+"""``python -m dreamer_lightning``; also as a script, for launchers that want a file."""
 
 import sys
 
-from dreamer_lightning.cli import main
-
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder or this one: a file there may have the name of a library
+    from dreamer_lightning.cli import main
+
     sys.exit(main())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 from typing import Any
 
 from dreamer_lightning import __version__, configfiles
@@ -19,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
     args = sys.argv[1:] if argv is None else argv
     wait_politely(args)
+    with suppress(OSError):  # the current folder may be gone
+        configfiles.join_import_path([os.getcwd()])
     name, *rest = args or HELP
     try:
         result = __version__ if name == "--version" else overview() if name in HELP else run(find(name), rest)

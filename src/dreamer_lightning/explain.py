@@ -131,4 +131,5 @@ def innermost(message: str) -> str:
     text = next((line for line in lines if line and not re.match(WAY, line)), lines[-1])
     for parsers, plain in WORDS:
         text = re.sub(parsers, plain, text)
-    return text
+    given = re.search(r"Given value: (.*)", message)
+    return f"{text}, got {given[1]}" if given and text.startswith("expected") and " got " not in text else text

@@ -45,7 +45,6 @@ from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Primers, make_batched
 from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
-from dreamer_lightning.kernels import native
 from dreamer_lightning.types import (
     IS_FIRST,
     IS_LAST,
@@ -57,66 +56,6 @@ from dreamer_lightning.types import (
     Specs,
     UserError,
 )
-from dreamer_lightning.updates import as_they_are
-
-PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")  # half of them are short names of others
-
-
-def build_fabric(options: FabricOptions, callbacks: list[Any] | None = None) -> Fabric:
-    """Launched Fabric; ``auto`` is one GPU if there is one, in bfloat16 where it has that, else the CPU in float32.
-
-    Raises:
-        UserError: devices that this machine does not have, or a precision that is not for us.
-    """
-    gpus = torch.cuda.device_count()
-    accelerator = options.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if gpus else "cpu"
-    devices: Any = 1 if options.devices == "auto" else options.devices
-    if accelerator in ("cuda", "gpu"):
-        if not gpus:
-            raise UserError(f"--fabric.accelerator: {accelerator}, but this machine has no GPU; take auto or cpu")
-        if isinstance(devices, int) and devices > gpus:
-            raise UserError(f"--fabric.devices: {devices}, but this machine has {gpus} GPUs; take {gpus} or fewer")
-    precision: Any = options.precision
-    if precision == "auto":
-        half = accelerator in ("cuda", "gpu") and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if half else "32-true"
-    if str(precision) not in PRECISIONS:
-        raise UserError(
-            f"--fabric.precision: '{precision}' is not for this loop, which acts and stores in float32; "
-            "take 32-true, bf16-mixed or 16-mixed"
-        )
-    try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=options.num_nodes,
-            strategy=options.strategy,
-            precision=precision,
-            loggers=options.loggers,
-            callbacks=callbacks,
-            plugins=options.plugins,
-        )
-    except (ValueError, TypeError, RuntimeError) as error:  # what Fabric refuses, and why, in its first line
-        raise UserError(f"--fabric: {str(error).splitlines()[0]}") from error
-    as_they_are(fabric)
-    if fabric.device.type == "cuda" and str(fabric._precision.precision).endswith("-mixed"):
-        torch.set_float32_matmul_precision("high")  # TF32 where a scan stays in float32: as exact as bfloat16 and more
-    fabric.launch()
-    return fabric
-
-
-def hardware(fabric: Fabric) -> str:
-    """What trains, in a line: device, precision, and on a CPU threads and whether the compiled kernels are in use."""
-    found = f"training on {fabric.device.type} in {fabric._precision.precision}"
-    if fabric.device.type != "cpu":
-        return found
-    threads, missing = torch.get_num_threads(), native.why_not()
-    found += f" with {threads} thread{'s' * (threads > 1)}"
-    return found + (
-        f", without compiled kernels, 1.5 to 2 times slower: {missing}" if missing else ", compiled kernels"
-    )
 
 
 def probe(env: EnvFactory, seed: int) -> Specs:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.explain import nearest
 from dreamer_lightning.store import runfolder
 from dreamer_lightning.types import UserError
 
@@ -75,30 +72,3 @@ def check_start(replay: Replay, learning_starts: int) -> None:
             f"--learning_starts: {learning_starts} sequences are waited for, and the replay of {replay.num_streams} "
             f"environments never holds more than {most}; lower it, or raise --replay.capacity"
         )
-
-
-def check_callbacks(given: Iterable[Any] | None) -> list[Any]:
-    """The callbacks as objects. What the parser could not build it leaves as data, because any object may be one.
-
-    Raises:
-        UserError: a class that is not there, or that does not take its ``init_args``.
-    """
-    return [_built(one) if isinstance(one, str | dict) else one for one in given or ()]
-
-
-def _built(data: str | dict[str, Any]) -> Any:
-    data = {"class_path": data} if isinstance(data, str) else data
-    path, init_args = str(data.get("class_path", "")), data.get("init_args") or {}
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise UserError(f"--fabric.callbacks: expected class_path and init_args of each, got {data}")
-    try:
-        found = import_module(module)
-    except ImportError as error:
-        raise UserError(f"--fabric.callbacks: cannot import {module}: {error}") from error
-    if not hasattr(found, name):
-        raise UserError(f"--fabric.callbacks: {module} has no {name!r}{nearest(name, vars(found))}")
-    try:
-        return getattr(found, name)(**init_args)
-    except TypeError as error:
-        raise UserError(f"--fabric.callbacks: {path} cannot be made: {error}") from error

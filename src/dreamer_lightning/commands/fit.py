@@ -22,15 +22,15 @@ from dreamer_lightning.commands.build import (
     build_callbacks,
     build_collector,
     build_evaluator,
-    build_fabric,
     build_replay,
     build_tracking,
     example_record,
-    hardware,
     play_randomly,
     probe,
 )
-from dreamer_lightning.commands.checks import check_callbacks, check_numbers, check_optimizer, check_start
+from dreamer_lightning.commands.checks import check_numbers, check_optimizer, check_start
+from dreamer_lightning.commands.devices import build_fabric, hardware
+from dreamer_lightning.commands.extras import check_callbacks, check_loggers
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
@@ -180,7 +180,7 @@ def fit(
     if threads:
         torch.set_num_threads(threads)
     callbacks: list[Any] = []  # Fabric calls those that are in this list by then
-    devices = build_fabric(fabric, callbacks)
+    devices = build_fabric(fabric, check_loggers(fabric.loggers, folder), callbacks)
     folder = Path(devices.broadcast(str(folder)))
     world, rank = devices.world_size, devices.global_rank
     if batch_size % world:

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.loggers import Logger
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
@@ -218,7 +217,7 @@ class FabricOptions:
         num_nodes: machines.
         strategy: auto, ddp or any other of Fabric's.
         precision: auto (bf16-mixed on GPUs that have bf16, else 32-true), 32-true, bf16-mixed or 16-mixed.
-        loggers: a list of further Fabric loggers by class_path, such as TensorBoardLogger.
+        loggers: a list of further Fabric loggers, such as [TensorBoardLogger] or by class_path.
         callbacks: a list of further callbacks by class_path.
         plugins: Fabric plugins by class_path.
     """
@@ -228,7 +227,7 @@ class FabricOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str | int = "auto"
-    loggers: list[Logger] | None = None
+    loggers: list[str | dict[str, Any]] | None = None
     callbacks: list[str | dict[str, Any]] | None = None
     plugins: list[Precision | ClusterEnvironment | CheckpointIO] | None = None
 

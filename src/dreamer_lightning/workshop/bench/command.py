@@ -20,7 +20,8 @@ import torch
 from lightning.fabric import Fabric
 
 from dreamer_lightning.callbacks.throughput import peak_ram
-from dreamer_lightning.commands.build import build_collector, build_fabric, build_replay, probe
+from dreamer_lightning.commands.build import build_collector, build_replay, probe
+from dreamer_lightning.commands.devices import build_fabric
 from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
