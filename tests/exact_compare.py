@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store.checkpoint import saved_replay
+from dreamer_lightning.store.replay_files import ReplayFiles
 
 CLOCK_TIME = ("seconds", "fps/")  # the only columns that say how long things took
 
@@ -39,13 +40,12 @@ def same_state(one: Any, two: Any, skip: tuple[str, ...] = ()) -> int:
     return len(names)
 
 
-def loaded(run_dir: Path, checkpoint: Path, rank: int = 0) -> Replay:
+def loaded(checkpoint: Path, rank: int = 0) -> Replay:
     """The replay that a checkpoint of one rank refers to."""
-    folder = run_dir / runfolder.REPLAY / f"rank-{rank}"
-    names = [Path(n).name for n in runfolder.read_manifest(checkpoint)["replay"] if Path(n).parent.name == folder.name]
-    manifest = restore._read_manifest(folder, names)
-    replay = Replay(manifest["slots"] * manifest["streams"], batch_size=2, length=3, num_streams=manifest["streams"])
-    restore.load(replay, [(folder, names)])
+    shard = saved_replay(checkpoint)[rank]
+    state = shard.state
+    replay = Replay(state["slots"] * state["streams"], batch_size=2, length=3, num_streams=state["streams"])
+    ReplayFiles(replay, shard.folder).load([shard])
     return replay
 
 
@@ -56,7 +56,7 @@ def same_runs(one: Path, two: Path) -> None:
     for file, skip in (("model.pt", ("/timers/", "/seconds", "/callbacks/")), ("rank-0.pt", ("seconds", "Video"))):
         states = [atomic.load_tensors(path / file) for path in last]
         assert same_state(*states, skip=skip) > 20
-    a, b = (loaded(run, path) for run, path in zip((one, two), last, strict=True))
+    a, b = (loaded(path) for path in last)
     assert a.total == b.total
     assert a.queue == b.queue
     held = torch.tensor(

@@ -148,6 +148,37 @@ def test_files_and_functions_stay_small(path: Path):
                 assert node.end_lineno - body[0].lineno < 100, f"{node.name} is long"
 
 
+def modules(path: Path) -> set[Path]:
+    """Files of the package that a file imports when it is loaded, or would for its types alone."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    deferred = {inner for function in functions for inner in ast.walk(function)}
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names if node not in deferred else []:
+            words = name.split(".")
+            if words[0] == "dreamer_lightning":
+                whole, parent = PACKAGE.joinpath(*words[1:]), PACKAGE.joinpath(*words[1:-1])
+                files = [whole.with_suffix(".py"), whole / "__init__.py", parent.with_suffix(".py")]
+                found |= {next((file for file in files if file.is_file()), parent / "__init__.py")}
+    return found
+
+
+def test_imports_run_in_no_circle():
+    """Not even among those under ``TYPE_CHECKING``; the front door aside, which loads its names when they are used."""
+    todo = {path: modules(path) - {path} for path in FILES if path != PACKAGE / "__init__.py"}
+    while leaves := {path for path, needed in todo.items() if not needed & todo.keys()}:
+        todo = {path: needed for path, needed in todo.items() if path not in leaves}
+    while roots := todo.keys() - {needed for each in todo.values() for needed in each}:
+        todo = {path: needed for path, needed in todo.items() if path not in roots}
+    assert not todo, f"in circles, or between two: {sorted(str(path.relative_to(PACKAGE)) for path in todo)}"
+
+
 def test_world_model_and_actor_critic_are_strangers():
     assert "actor_critic" not in internal(PACKAGE / "world_model.py")
     assert "world_model" not in internal(PACKAGE / "actor_critic.py")

@@ -248,6 +248,8 @@ def test_other_number_of_ranks_deals_the_replay(tmp_path):
     manifest = runfolder.read_manifest(folder)
     manifest.pop("manifest_sha256")
     shutil.copytree(tmp_path / REPLAY / "rank-0", tmp_path / REPLAY / "rank-1")
+    shutil.copy(folder / "rank-0.pt", folder / "rank-1.pt")
+    manifest["files"]["rank-1.pt"] = manifest["files"]["rank-0.pt"]
     manifest["replay"] |= {name.replace("rank-0", "rank-1"): value for name, value in manifest["replay"].items()}
     manifest["world_size"] = 2
     runfolder.write_manifest(folder, manifest)
@@ -256,6 +258,21 @@ def test_other_number_of_ranks_deals_the_replay(tmp_path):
     assert fresh.replay.steps == 2 * loop.replay.steps
     assert fresh.clocks.env_step == loop.clocks.env_step
     run(fresh, 2)
+
+
+def test_a_checkpoint_of_format_1_goes_on_with_its_replay_files(tmp_path):
+    """Saved by commit 1f34364 after 16 rounds of this loop; there each replay had a manifest of its own."""
+    shutil.copytree(Path(__file__).parent / "data" / "checkpoint_format_1", tmp_path, dirs_exist_ok=True)
+    found, loop, fresh = latest_complete(tmp_path), make(tmp_path), run(make(tmp_path / "fresh"), 16)
+    assert restore(loop, found)["format"] == 1
+    for stream in (0, 1):
+        assert (loop.replay.data[stream, :64] == fresh.replay.data[stream, :64]).all()
+    assert loop.replay.queue == fresh.replay.queue
+    before = set(runfolder.read_manifest(found)["replay"])
+    run(loop, 4)
+    newest = runfolder.read_manifest(latest_complete(tmp_path))
+    assert newest["format"] == 2
+    assert {name for name in before if name.endswith(".pt")} < set(newest["replay"])  # shared, not written again
 
 
 def test_a_replay_that_was_not_saved_fills_up_before_the_next_update(tmp_path):

@@ -15,6 +15,7 @@ from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.data.episodes import EpisodeReplay
 from dreamer_lightning.data.explore import Decision, Disturbed, HeldCorners, RandomFirst
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.store.replay_files import ReplayFiles, Shard
 from dreamer_lightning.types import Space, Specs, UserError
 
 MIXED = Specs({}, {"a": Space((2,)), "b": Space((), "int32", classes=3)})
@@ -241,9 +242,10 @@ def test_sequences_without_stored_latents_begin_like_episodes_and_write_nothing_
 
 def test_a_saved_buffer_knows_its_episodes(tmp_path):
     replay = filled(5, 2, 9)
-    replay.save(tmp_path)
+    files = ReplayFiles(replay, tmp_path)
+    shard = Shard(tmp_path, files.save(), replay.state_dict())
     again = EpisodeReplay(capacity=200, batch_size=512, length=4, num_streams=1, latents=False)
-    again.load(tmp_path)
+    ReplayFiles(again, tmp_path).load([shard])
     assert again.episodes() == replay.episodes()
     assert torch.equal(again.sample()["index"], replay.sample()["index"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -17,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tensordict import TensorDict
 
-from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.data.storage import make_storage
+from dreamer_lightning.store import atomic, replay_files
+from dreamer_lightning.store.replay_files import ReplayFiles, Shard, prune
 from dreamer_lightning.types import UserError
 
 
@@ -51,6 +51,17 @@ def filled(n: int = 40, streams: int = 2, **kwargs) -> Replay:
     replay = Replay(**options)
     replay.extend([plain(stream, 0, n) for stream in range(streams)])
     return replay
+
+
+def saved(files: ReplayFiles) -> Shard:
+    """What a checkpoint knows of a replay that it has saved."""
+    return Shard(files.folder, files.save(), files.replay.state_dict())
+
+
+def loaded(replay: Replay, *shards: Shard, rank: int = 0, world: int = 1) -> ReplayFiles:
+    files = ReplayFiles(replay, shards[0].folder)
+    files.load(shards, rank, world)
+    return files
 
 
 def same(a: Replay, b: Replay) -> None:
@@ -159,9 +170,8 @@ def test_deterministic_states_in_bfloat16_take_half_the_room(tmp_path):
     assert batch["latent", "deter"].dtype == torch.float32
     assert torch.equal(batch["latent", "deter"][..., 0], batch["reward"])  # whole numbers below 256 are exact
     replay.write_latents(batch["index"], {"deter": torch.ones(3, 4, 3), "stoch": torch.ones(3, 4, 1).byte()})
-    replay.save(tmp_path)
     other = filled(0, deter_dtype="bfloat16")
-    other.load(tmp_path)
+    loaded(other, saved(ReplayFiles(replay, tmp_path)))
     same(other, replay)
 
 
@@ -173,8 +183,10 @@ def test_the_smaller_budget_wins():
     assert row == 8 + 4 + 4 + 4 + 3 + 12 + 1
     replay = filled(30, capacity=60, capacity_gb=row * 41 / 1e9)
     assert replay.steps == 40
-    assert replay.memory_forecast() == {"steps": 40, "bytes_per_step": row, "bytes": 40 * row, "gb": 40 * row / 1e9}
-    assert Replay(capacity=7, num_streams=2).memory_forecast(plain(0, 0, 1))["steps"] == 6
+    assert (replay.slots, replay.bytes_per_step) == (20, row)
+    odd = Replay(capacity=7, num_streams=2, length=3)
+    odd.allocate(plain(0, 0, 1))
+    assert odd.slots == 3
 
 
 def test_what_does_not_fit_is_refused():
@@ -263,27 +275,23 @@ def test_a_loaded_buffer_is_the_saved_one(tmp_path, storage):
     replay = filled(50, online=True, storage=storage, folder=tmp_path / "a")
     batch = replay.sample()
     replay.write_latents(batch["index"], {"deter": torch.rand(3, 4, 3), "stoch": torch.ones(3, 4, 1).byte()})
-    replay.save(tmp_path / "saved")
     other = filled(0, online=True, storage=storage, folder=tmp_path / "b", seed=5)
-    other.load(tmp_path / "saved")
+    loaded(other, saved(ReplayFiles(replay, tmp_path / "saved")))
     same(replay, other)
 
 
 def test_saving_writes_only_what_is_new(tmp_path):
     replay = filled(25, capacity=1000)
-    first = replay.save(tmp_path)
+    files = ReplayFiles(replay, tmp_path)
+    first = saved(files)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert set(first) == set(before)
+    assert set(first.files) == set(before)
     replay.extend([plain(stream, 25, 5) for stream in range(2)])
     index = replay.sample()["index"]
     replay.write_latents(index, {"deter": torch.zeros(3, 4, 3), "stoch": torch.zeros(3, 4, 1).byte()})
-    later = replay.save(tmp_path)
+    later = saved(files)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
-    new = {
-        name: torch.load(tmp_path / name, weights_only=True)
-        for name in set(later) - set(before)
-        if "replay" not in name
-    }
+    new = {name: torch.load(tmp_path / name, weights_only=True) for name in set(later.files) - set(before)}
     assert sorted(name.split("-")[0] for name in new) == ["latents", "records"]
     for name, content in new.items():
         if "records" in name:
@@ -291,50 +299,49 @@ def test_saving_writes_only_what_is_new(tmp_path):
         else:
             assert len(content["number"]) <= 10 + 12
     older, newer = filled(0, capacity=1000), filled(0, capacity=1000)
-    older.load(tmp_path, first)
+    loaded(older, first)
     assert older.total == [25, 25]
-    newer.load(tmp_path)
+    loaded(newer, later)
     same(newer, replay)
 
 
 def test_pruning_keeps_what_is_needed(tmp_path):
     replay = filled(30)
-    kept = []
+    files = ReplayFiles(replay, tmp_path)
     for begin in range(30, 200, 10):
-        kept = replay.save(tmp_path)
+        last = saved(files)
         replay.extend([plain(stream, begin, 10) for stream in range(2)])
     (tmp_path / ".tmp-records-00000099-0000.pt").write_bytes(b"killed")
     (tmp_path / "notes.txt").write_text("the user's")
-    replay.prune(tmp_path, kept)
+    kept = set(last.files)
+    prune(tmp_path, kept)
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "notes.txt"}
     assert sum("records" in name for name in kept) <= 4  # of 17: the ring holds the last 30 records
     latents = [torch.load(tmp_path / name, weights_only=True) for name in kept if "latents" in name]
     assert sum(len(content["number"]) for content in latents) <= 2 * replay.steps + 20
     other = filled(0)
-    other.load(tmp_path)
+    saved(loaded(other, last))
     assert other.total == [190, 190]
-    other.save(tmp_path)
 
 
 def test_going_on_after_loading_saves_only_what_is_new(tmp_path):
     replay = filled(20, capacity=1000)
-    replay.save(tmp_path)
     other = filled(0, capacity=1000)
-    other.load(tmp_path)
+    files = loaded(other, saved(ReplayFiles(replay, tmp_path)))
     other.extend([plain(stream, 20, 3) for stream in range(2)])
     before = set(tmp_path.iterdir())
-    other.save(tmp_path)
+    newest = saved(files)
     rows = [torch.load(p, weights_only=True)["rows"] for p in set(tmp_path.iterdir()) - before if p.suffix == ".pt"]
     assert [len(next(iter(row.values()))) for row in rows] == [6, 6]
     last = filled(0, capacity=1000)
-    last.load(tmp_path)
+    loaded(last, newest)
     same(last, other)
 
 
 def test_truncated_altered_and_missing_files_are_named(tmp_path):
     replay = filled(20)
-    names = replay.save(tmp_path)
-    for name in names:
+    shard = saved(ReplayFiles(replay, tmp_path))
+    for name in shard.files:
         for damage in ("truncate", "alter", "remove"):
             copy = tmp_path / f"{damage}-{name}"
             shutil.copytree(tmp_path, copy, ignore=lambda folder, files: [f for f in files if Path(folder, f).is_dir()])
@@ -347,14 +354,15 @@ def test_truncated_altered_and_missing_files_are_named(tmp_path):
             else:
                 (copy / name).unlink()
             other = filled(0)
-            with pytest.raises(UserError, match="no saved replay|" + name):
-                other.load(copy, names if damage == "remove" else None)
+            with pytest.raises(UserError, match=name):
+                loaded(other, shard._replace(folder=copy))
             assert other.steps == 0
 
 
 def test_a_full_disk_leaves_the_older_state_whole(tmp_path, monkeypatch):
     replay = filled(20)
-    names = replay.save(tmp_path)
+    files = ReplayFiles(replay, tmp_path)
+    names = files.save()
     replay.extend([plain(stream, 20, 5) for stream in range(2)])
 
     def full(handle):
@@ -363,45 +371,42 @@ def test_a_full_disk_leaves_the_older_state_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            replay.save(tmp_path)
+            files.save()
     assert {path.name for path in tmp_path.iterdir()} == set(names)
-    replay.save(tmp_path)
     other = filled(0)
-    other.load(tmp_path)
+    loaded(other, saved(files))
     same(other, replay)
 
 
 def test_a_replay_of_another_task_is_refused(tmp_path):
-    filled(20).save(tmp_path)
+    shard = saved(ReplayFiles(filled(20), tmp_path))
     other = Replay(capacity=60, length=5, num_streams=2)
     other.extend([{**plain(0, 0, 1).exclude("prev_action").to_dict(), "prev_action": torch.zeros(1, 9)}])
     with pytest.raises(UserError, match="prev_action is"):
-        other.load(tmp_path)
-    with pytest.raises(UserError, match="holds no saved replay"):
-        other.load(tmp_path / "nowhere")
+        loaded(other, shard)
+    with pytest.raises(UserError, match="cannot be read"):
+        loaded(filled(0), shard._replace(folder=tmp_path / "nowhere"))
 
 
 def test_a_larger_capacity_keeps_what_was_saved(tmp_path):
-    filled(50).save(tmp_path)
     larger = filled(0, capacity=200)
-    larger.load(tmp_path)
+    files = loaded(larger, saved(ReplayFiles(filled(50), tmp_path)))
     assert larger.steps == 60
     assert len(larger) == 2 * (30 - 4)
     assert set(torch.cat([larger.sample()["reward"].flatten() for _ in range(50)]).tolist()) <= set(range(20, 50))
     larger.extend([plain(stream, 50, 10) for stream in range(2)])
-    larger.save(tmp_path)
     again = filled(0, capacity=200)
-    again.load(tmp_path)
+    loaded(again, saved(files))
     same(again, larger)
 
 
 def test_a_smaller_capacity_keeps_the_newest(tmp_path):
     replay = filled(20)
-    replay.save(tmp_path)
+    files = ReplayFiles(replay, tmp_path)
+    files.save()
     replay.extend([plain(stream, 20, 30) for stream in range(2)])
-    replay.save(tmp_path)
     smaller = filled(0, capacity=34)
-    smaller.load(tmp_path)
+    loaded(smaller, saved(files))
     for stream in range(2):
         rows = [smaller.data[stream, n % 17] for n in range(33, 50)]
         assert [int(row["reward"]) for row in rows] == list(range(33, 50))
@@ -412,56 +417,47 @@ def test_streams_are_dealt_round_robin(tmp_path):
     shards = []
     for rank in range(2):
         replay = filled(0, streams=2)
+        files = ReplayFiles(replay, tmp_path / f"rank-{rank}")
         for begin in (0, 20):  # what the second save evicted is still in the first one's files
             replay.extend([plain(2 * rank + stream, begin, 20) for stream in range(2)])
-            replay.save(tmp_path / f"rank-{rank}")
-        shards.append((tmp_path / f"rank-{rank}", replay.save(tmp_path / f"rank-{rank}")))
+            files.save()
+        shards.append(saved(files))
     whole = filled(0, streams=2, capacity=300)
-    restore.load(whole, shards)
+    loaded(whole, *shards)
     assert whole.steps == 4 * 30
     assert [owners(whole, stream) for stream in range(2)] == [[0] * 30 + [2] * 30, [1] * 30 + [3] * 30]
     assert whole.data["is_first"][0, 30]
     thirds = [filled(0, streams=1, capacity=60) for _ in range(3)]
     for rank, replay in enumerate(thirds):
-        restore.load(replay, shards, rank, 3)
+        loaded(replay, *shards, rank=rank, world=3)
     assert [set(owners(replay, 0)) for replay in thirds] == [{0, 3}, {1}, {2}]
     halves = [filled(0, streams=2) for _ in range(2)]
     for rank, replay in enumerate(halves):
-        restore.load(replay, shards, rank, 2)
+        loaded(replay, *shards, rank=rank, world=2)
     assert [owners(replay, 1) for replay in halves] == [[1] * 30, [3] * 30]
 
 
-def test_files_of_a_replay_run_no_code_and_name_none_outside(tmp_path, monkeypatch):
+def test_files_of_a_replay_run_no_code_and_name_none_outside(tmp_path):
     class Bait:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "bait"),)
 
-    filled(20).save(tmp_path)
-    bad, real = io.BytesIO(), restore.read
-    torch.save({"segments": [], "rows": Bait()}, bad)
-    with monkeypatch.context() as patch:
-        patch.setattr(restore, "read", lambda path, sha: bad.getvalue() if path.suffix == ".pt" else real(path, sha))
-        with pytest.raises(Exception, match="(?i)weights.only"):
-            filled(0).load(tmp_path)
+    shard = saved(ReplayFiles(filled(20), tmp_path))
+    name = next(iter(shard.files))
+    bad = {name: atomic.save_tensors(tmp_path / name, {"segments": [], "rows": Bait()})}
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        loaded(filled(0), shard._replace(files=shard.files | bad))
     assert not (tmp_path / "bait").exists()
-    read = restore._read_manifest
-
-    def elsewhere(folder, wanted):
-        manifest = read(folder, wanted)
-        manifest["files"]["records"][0]["name"] = "../" + manifest["files"]["records"][0]["name"]
-        return manifest
-
-    monkeypatch.setattr(restore, "_read_manifest", elsewhere)
     with pytest.raises(UserError, match="names a file outside itself"):
-        filled(0).load(tmp_path)
+        loaded(filled(0), shard._replace(files={"../" + name: entry for name, entry in shard.files.items()}))
 
 
 def test_few_streams_are_dealt_to_every_process(tmp_path):
     replay = filled(20, streams=4)
-    shards = [(tmp_path, replay.save(tmp_path))]
+    shard = saved(ReplayFiles(replay, tmp_path))
     halves = [filled(0, streams=4) for _ in range(2)]
     for rank, half in enumerate(halves):
-        restore.load(half, shards, rank, 2)
+        loaded(half, shard, rank=rank, world=2)
     assert [[owners(half, stream)[:1] for stream in range(2)] for half in halves] == [[[0], [2]], [[1], [3]]]
     assert all(half.steps == 2 * 15 for half in halves)
 
@@ -496,6 +492,7 @@ class Interleaving(RuleBasedStateMachine):
         }
         self.copies, self.version, self.saves = 0, 0, []
         self.replay = self.new()
+        self.files = ReplayFiles(self.replay, self.folder / "saved")
         self.flags = [[] for _ in range(streams)]  # (is_first, is_last) of every record ever
         self.latent = [[] for _ in range(streams)]  # its latest latent
         self.index = None
@@ -561,19 +558,19 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(prune=st.booleans())
     def save(self, prune):
-        names = self.replay.save(self.folder / "saved")
+        shard = saved(self.files)
         state = ([list(f) for f in self.flags], [list(v) for v in self.latent])
-        self.saves = [*([] if prune else self.saves), (names, state)]
+        self.saves = [*([] if prune else self.saves), (shard, state)]
         if prune:
-            self.replay.prune(self.folder / "saved", names)
+            replay_files.prune(self.folder / "saved", shard.files)
 
     @precondition(lambda self: self.saves)
     @rule(data=st.data())
     def load(self, data):
-        names, (flags, latent) = data.draw(st.sampled_from(self.saves))
+        shard, (flags, latent) = data.draw(st.sampled_from(self.saves))
         if data.draw(st.booleans()):
             self.replay = self.new()
-        self.replay.load(self.folder / "saved", names)
+        self.files = loaded(self.replay, shard)
         self.flags, self.latent = [list(f) for f in flags], [list(v) for v in latent]
         self.index = None  # a loop that loads has no batch in flight
 
@@ -597,9 +594,7 @@ TestInterleaving.settings = settings(
 
 def test_loading_takes_little_memory_beside_the_buffer(tmp_path, monkeypatch):
     """Files are read one by one: a resumed run does not hold its replay twice."""
-    from dreamer_lightning.data import archive
-
-    monkeypatch.setattr(archive, "FILE_BYTES", 2_000_000)
+    monkeypatch.setattr(replay_files, "FILE_BYTES", 2_000_000)
     options = {"capacity": 8000, "batch_size": 2, "length": 5, "online": False}
 
     def images(n: int) -> TensorDict:
@@ -609,7 +604,7 @@ def test_loading_takes_little_memory_beside_the_buffer(tmp_path, monkeypatch):
     replay = Replay(**options)
     for _ in range(8):
         replay.extend([images(1000)])
-    replay.save(tmp_path)
+    shard = saved(ReplayFiles(replay, tmp_path))
     size = replay.steps * replay.bytes_per_step
     del replay
 
@@ -620,6 +615,6 @@ def test_loading_takes_little_memory_beside_the_buffer(tmp_path, monkeypatch):
     begin = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
     other = Replay(**options)
-    other.load(tmp_path)
+    loaded(other, shard)
     assert other.steps == 8000
     assert resident("VmHWM") - begin < 1.3 * size

@@ -99,7 +99,7 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes_and_the_ru
     assert out.count("environments 0, 1 begin new episodes") == 1
     cut = tmp_path / "forgets" / "cut"
     saved, last = (runfolder.checkpoints(cut)[i] for i in (0, -1))
-    before, replay = loaded(cut, saved), loaded(cut, last)
+    before, replay = loaded(saved), loaded(last)
     for stream in (0, 1):
         assert replay.data[IS_FIRST][stream, before.total[stream]]  # at most the episode is lost, no step of it
     replay.batch_size = 500

@@ -32,9 +32,10 @@ import torch
 from gymnasium import spaces
 
 import dreamer_lightning
-from dreamer_lightning.data import restore
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store.checkpoint import saved_replay
+from dreamer_lightning.store.replay_files import ReplayFiles
 
 OPTIONS = {
     "num_envs": 2,
@@ -178,15 +179,11 @@ def whole(folder: Path) -> tuple[int | None, list[str]]:
     weights = [v for v in state["dreamer"].values() if v.is_floating_point()]
     if not all(bool(v.isfinite().all()) for v in weights):
         return None, [*said, "weights are not finite"]
-    manifest = runfolder.read_manifest(found)
-    for rank in range(manifest["world_size"]):
-        shard = folder / runfolder.REPLAY / f"rank-{rank}"
-        names = [Path(n).name for n in manifest["replay"] if Path(n).parent.name == shard.name]
-        streams = restore._read_manifest(shard, names)["streams"]
-        replay = Replay(capacity=2000, batch_size=2, length=9, num_streams=streams)
-        restore.load(replay, [(shard, names)])
+    for shard in saved_replay(found):
+        replay = Replay(capacity=2000, batch_size=2, length=9, num_streams=shard.state["streams"])
+        ReplayFiles(replay, shard.folder).load([shard])
         replay.sample()
-    return manifest["update"], said
+    return runfolder.read_manifest(found)["update"], said
 
 
 def damage(folder: Path, fault: str, chance: random.Random) -> str:

@@ -24,7 +24,6 @@ from torch import Tensor
 from dreamer_lightning.data.collect import playing_state, set_playing_state
 from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.data.restore import close_streams
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.migration import loop_state
@@ -284,7 +283,7 @@ class Loop:
             return list(range(self.replay.num_streams))
         resume.set_random_states(state["random"], **self.generators)
         self.carry, anew = set_playing_state(self.collector, state["playing"])
-        close_streams(self.replay, anew)
+        self.replay.cut(anew)
         self.pending = dict(state["pending"])
         if "logged" in state:  # of an older version
             self.log_every.done(state["logged"])

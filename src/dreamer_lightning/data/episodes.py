@@ -73,20 +73,24 @@ class EpisodeReplay(Replay):
     def _places(self, span: Span) -> int:
         return span.end - span.begin - (self.length - 1) + 1
 
-    def _windows(self) -> list[int]:
+    def windows(self) -> list[int]:
+        """Windows that lie within one episode, by stream."""
         counts = [0] * self.num_streams
         for span in self.episodes():
             counts[span.stream] += self._places(span)
         return counts
 
-    def _draw(self) -> list[tuple[int, int]]:
-        episodes, windows = self.episodes(), []
+    def draw(self, count: int) -> tuple[list[int], list[int]]:
+        """An episode for each window, then its place there."""
+        episodes = self.episodes()
         if not episodes:
             raise RuntimeError(f"replay holds no whole episode of {self.length - 1} steps yet ({self.steps} records)")
         extra = self.length - 1 if self.prioritize_ends else 0
-        for chosen in torch.randint(len(episodes), (self.batch_size,), generator=self.generator).tolist():
+        streams, starts = [], []
+        for chosen in torch.randint(len(episodes), (count,), generator=self.generator).tolist():
             span = episodes[chosen]
             places = self._places(span)
             place = int(torch.randint(places + extra, (), generator=self.generator))
-            windows.append((span.stream, span.begin + min(place, places - 1) - 1))
-        return windows
+            streams.append(span.stream)
+            starts.append(span.begin + min(place, places - 1) - 1)
+        return streams, starts

@@ -2,8 +2,11 @@
 
 Every environment is a stream with a ring of its own, so that any ``length`` consecutive records of a stream are a valid
 window: windows cross episode borders and never cross the write head. Records are addressed by their absolute number in
-their stream; ``index = number * num_streams + stream`` names a record for ever, and a slot that has been overwritten in
+their stream; ``index = number * num_streams + stream`` names a record for good, and a slot that has been overwritten in
 the meantime is recognised by its number alone.
+
+Another way of sampling is a subclass with ``draw`` of its own, and ``after_update`` where it depends on the losses. The
+buffer knows nothing of files: ``store.replay_files`` reads and fills it through the methods under "saving".
 """
 
 from __future__ import annotations
@@ -13,19 +16,19 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from dreamer_lightning.data import archive, restore
 from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.data.storage import Key, Storage, flatten, make_storage, nested, one_table
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
 
 DETER = (LATENT, "deter")
+Portion = tuple[np.ndarray, np.ndarray, dict[Key, Tensor]]  # of records: stream [m], number [m], rows [m]
 
 
 class Replay:
@@ -76,14 +79,14 @@ class Replay:
         self.total = [0] * num_streams  # records ever written, per stream
         self.oldest = [0] * num_streams  # no record before this one was ever here
         self.queue: deque[tuple[int, int]] = deque()  # (stream, number of the window's first record)
-        self.dirty = np.zeros(0, bool)  # slots whose latents changed since the last save
-        self.saved: archive.Saved | None = None
+        self.writes = 0  # calls that wrote records or latents
+        self.written = np.zeros(0, np.int64)  # for each slot, which of them was the last there; 0 for none
 
     # ---- sizes ---------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Windows that can be sampled."""
-        return sum(self._windows())
+        return sum(self.windows())
 
     @property
     def steps(self) -> int:
@@ -100,17 +103,6 @@ class Replay:
         """The rings as one TensorDict [num_streams, slots], without a copy."""
         return nested(self.storage.arrays, (self.num_streams * self.slots,)).view(self.num_streams, self.slots)
 
-    def memory_forecast(self, example: TensorDictBase | Mapping | None = None) -> dict[str, int | float]:
-        """Steps and bytes of the full buffer.
-
-        Args:
-            example: records [m], needed before the first ``extend``.
-        """
-        row = self.storage.row_bytes(self._kept(example)) if example is not None else self.bytes_per_step
-        slots = self._slots(row)
-        steps = slots * self.num_streams
-        return {"steps": steps, "bytes_per_step": row, "bytes": steps * row, "gb": steps * row / 1e9}
-
     def allocate(self, example: TensorDictBase | Mapping) -> None:
         """Reserve the rings for records like ``example`` [m]; ``extend`` does so by itself."""
         if self.slots:
@@ -124,7 +116,7 @@ class Replay:
                 "(raise replay.capacity or replay.capacity_gb, or lower batch_length)"
             )
         self.storage.allocate(rows, slots * self.num_streams)
-        self.slots, self.dirty = slots, np.zeros(slots * self.num_streams, bool)
+        self.slots, self.written = slots, np.zeros(slots * self.num_streams, np.int64)
 
     def _kept(self, example: TensorDictBase | Mapping) -> dict:
         """Rows as they are stored."""
@@ -141,7 +133,8 @@ class Replay:
         """Number of the oldest record that a stream still holds."""
         return max(self.oldest[stream], self.total[stream] - self.slots)
 
-    def _windows(self) -> list[int]:
+    def windows(self) -> list[int]:
+        """Windows that each stream holds; the first begins with its record number ``first(stream)``."""
         return [max(0, total - self.first(stream) - self.length + 1) for stream, total in enumerate(self.total)]
 
     # ---- writing -------------------------------------------------------------------------------------------------
@@ -170,7 +163,7 @@ class Replay:
             rows = {key: value[keep] for key, value in rows.items()}
             slots = [slots[i] for i in keep]
         self.storage.write(rows, slots)
-        self.dirty[slots] = True
+        self._stamp(slots)
         for stream, before in enumerate(self.total):
             if self.online:
                 for window in range(before // self.length, total[stream] // self.length):
@@ -197,10 +190,15 @@ class Replay:
             skip = min(steps, max(0, self.first(stream) - number))
             for slot, begin, end in self._pieces(stream, number + skip, steps - skip):
                 pieces.append((row, slot, skip + begin, skip + end))
-                self.dirty[slot : slot + end - begin] = True
             written += steps - skip
         self.storage.write_pieces(new, pieces)
+        self._stamp(*(slice(slot, slot + end - begin) for _, slot, begin, end in pieces))
         return written
+
+    def _stamp(self, *slots: slice | Sequence[int] | np.ndarray) -> None:
+        self.writes += 1
+        for some in slots:
+            self.written[some] = self.writes
 
     def _pieces(self, stream: int, number: int, count: int) -> list[tuple[int, int, int]]:
         """The one or two contiguous pieces (slot, begin, end) of ``count`` records from ``number`` on."""
@@ -223,7 +221,9 @@ class Replay:
         Raises:
             RuntimeError: no stream holds a whole window yet.
         """
-        windows = self._draw()
+        windows = self._fresh()
+        if missing := self.batch_size - len(windows):
+            windows += zip(*self.draw(missing), strict=True)
         starts = torch.tensor([number * self.num_streams + stream for stream, number in windows])
         pieces, after, known = [], [], []
         for row, (stream, number) in enumerate(windows):
@@ -242,59 +242,118 @@ class Replay:
         batch["index"] = starts[:, None] + torch.arange(self.length) * self.num_streams
         return nested(batch, (self.batch_size, self.length))
 
-    def _draw(self) -> list[tuple[int, int]]:
+    def _fresh(self) -> list[tuple[int, int]]:
+        """New windows (stream, number of the first record) from the online queue, a batch at most."""
         windows: list[tuple[int, int]] = []
         while self.queue and len(windows) < self.batch_size:
             stream, number = self.queue.popleft()
             if number >= self.first(stream):
                 windows.append((stream, number))
-        missing = self.batch_size - len(windows)
-        if missing:
-            ends = list(accumulate(self._windows()))
-            if ends[-1] == 0:
-                raise RuntimeError(f"replay holds no window of {self.length} records yet ({self.steps} steps)")
-            for drawn in torch.randint(ends[-1], (missing,), generator=self.generator).tolist():
-                stream = bisect_right(ends, drawn)
-                begin = drawn - (ends[stream - 1] if stream else 0)
-                windows.append((stream, self.first(stream) + begin))
         return windows
 
-    # ---- state ---------------------------------------------------------------------------------------------------
+    def draw(self, count: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Choose windows, all with the same probability. The method to override for another way of sampling.
+
+        Draws come from ``self.generator``, whose state checkpoints keep. What else a sampler must remember joins
+        ``state_dict`` and ``load_state_dict``.
+
+        Args:
+            count: how many.
+
+        Returns:
+            The stream of each window, and the number of its first record there: from ``first(stream)`` on as many as
+            ``windows()`` says.
+
+        Raises:
+            RuntimeError: no stream holds a whole window yet.
+        """
+        ends = list(accumulate(self.windows()))
+        if ends[-1] == 0:
+            raise RuntimeError(f"replay holds no window of {self.length} records yet ({self.steps} steps)")
+        drawn = torch.randint(ends[-1], (count,), generator=self.generator).tolist()
+        streams = [bisect_right(ends, place) for place in drawn]
+        begins = [0, *ends]
+        return streams, [self.first(s) + place - begins[s] for s, place in zip(streams, drawn, strict=True)]
+
+    def after_update(self, streams: Tensor, starts: Tensor, losses: Mapping[str, Tensor]) -> None:
+        """Hear how well a batch was known already. Override it where ``draw`` depends on that; called only then.
+
+        Args:
+            streams: stream of each window [b], int64 on the host.
+            starts: number of its first record [b].
+            losses: means over each window's steps [b], by the names of the losses, on the device of training; to read
+                them waits for it.
+        """
+
+    @property
+    def wants_losses(self) -> bool:
+        """Whether ``after_update`` is overridden."""
+        return type(self).after_update is not Replay.after_update
+
+    # ---- saving --------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """Forget all records."""
-        self.total, self.oldest, self.saved = [0] * self.num_streams, [0] * self.num_streams, None
+        self.total, self.oldest = [0] * self.num_streams, [0] * self.num_streams
         self.queue.clear()
-        self.dirty[:] = False
+        self.written[:] = 0
 
-    def state_dict(self) -> dict:
-        """Counters, queue and the sampler's random state; the records themselves go through ``save``."""
-        queue = [list(window) for window in self.queue]
-        return {"total": list(self.total), "queue": queue, "generator": self.generator.get_state()}
+    def cut(self, streams: Iterable[int]) -> None:
+        """Mark the newest record of streams as their episode's last, not terminal: the episode was cut off."""
+        for stream in streams:
+            if self.total[stream] > self.first(stream):
+                slot = stream * self.slots + (self.total[stream] - 1) % self.slots
+                self.storage.arrays[IS_LAST][slot] = True
 
-    def load_state_dict(self, state: Mapping) -> None:
-        """Restore what ``state_dict`` gave; the queue only if the buffer holds the same records (see ``load``)."""
-        generator = state["generator"]
-        if isinstance(generator, str):
-            generator = torch.frombuffer(bytearray.fromhex(generator), dtype=torch.uint8)
-        self.generator.set_state(generator)
-        if list(state["total"]) == self.total:
-            self.queue = deque((stream, number) for stream, number in state["queue"])
+    def rows(self, stream: np.ndarray, number: np.ndarray, latents: bool = False) -> dict[Key, Tensor]:
+        """Records [m] by stream and number, on the CPU: the latents alone, or all but them."""
+        index = torch.as_tensor(stream * self.slots + number % max(1, self.slots))
+        return {k: v[index].cpu() for k, v in self.storage.arrays.items() if (k[0] == LATENT) == latents}
 
-    def save(self, folder: str | Path) -> list[str]:
-        """Write what is new since the last save; see ``archive.save``."""
-        return archive.save(self, folder)
+    def changed(self, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Stream and number of the records held whose latents were written later than ``writes`` was ``since``."""
+        stream, offset = np.divmod((self.written > since).nonzero()[0], max(1, self.slots))
+        newest = np.array(self.total)[stream] - 1
+        return stream, newest - (newest - offset) % max(1, self.slots)
 
-    def load(self, folder: str | Path, names: str | Iterable[str] | None = None) -> None:
-        """Fill the buffer with a saved one, by default the newest in ``folder``; see ``restore.load``.
+    def fill(self, total: Sequence[int], first: Sequence[int], portions: Iterable[Portion]) -> None:
+        """Take saved records in place of those that are held; ``allocate`` comes first.
 
         Args:
-            folder: as given to ``save``.
-            names: what ``save`` returned then (or the manifest among it), to load an older state.
+            total: records ever written, per stream.
+            first: number of the oldest of them that there is, per stream.
+            portions: stream [m], number [m] and rows [m] as ``rows`` gave them, in the order of writing. What is older
+                than what the rings hold is passed over.
         """
-        restore.load(self, [(folder, names)])
+        self.clear()
+        self.total, self.oldest = list(total), list(first)
+        begin = np.array([self.first(stream) for stream in range(self.num_streams)])
+        try:
+            for stream, number, rows in portions:
+                held = (number >= begin[stream]).nonzero()[0]
+                if len(held):
+                    slots = stream[held] * self.slots + number[held] % self.slots
+                    chosen = torch.as_tensor(held)
+                    self.storage.write({key: value[chosen] for key, value in rows.items()}, slots.tolist())
+                    self._stamp(slots)
+        except BaseException:
+            self.clear()
+            raise
 
-    @staticmethod
-    def prune(folder: str | Path, keep: Iterable[str]) -> None:
-        """Delete what no kept state needs; see ``archive.prune``."""
-        archive.prune(folder, keep)
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, queue and the sampler's random state, without the records themselves; plain data."""
+        return {
+            "streams": self.num_streams,
+            "slots": self.slots,
+            "total": list(self.total),
+            "first": [self.first(stream) for stream in range(self.num_streams)],
+            "entries": self.storage.entries(),
+            "queue": [list(window) for window in self.queue],
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the sampler go on as ``state_dict`` says; its queue only if the buffer holds the same records."""
+        self.generator.set_state(state["generator"])
+        if list(state["total"]) == self.total:
+            self.queue = deque((stream, number) for stream, number in state["queue"])

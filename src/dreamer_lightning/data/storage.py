@@ -95,18 +95,6 @@ class Storage:
             for key, v in sorted(self.arrays.items(), key=str)
         }
 
-    @staticmethod
-    def like(entries: Mapping[str, Sequence]) -> dict[Key, Tensor]:
-        """An empty table of these ``entries``."""
-        rows: dict[Key, Tensor] = {}
-        for name, (kind, shape) in entries.items():
-            dtype = getattr(torch, kind, None)
-            if not isinstance(dtype, torch.dtype):
-                raise UserError(f"replay: {kind!r} is no type of numbers; the saved replay is of another version")
-            group, _, leaf = name.partition("\n")
-            rows[(group, leaf) if leaf else name] = torch.empty((0, *shape), dtype=dtype)
-        return rows
-
     def allocate(self, rows: Mapping[Key, Tensor], slots: int) -> None:
         """Reserve ``slots`` rows like the given ones; pages are touched only when they are written."""
         needed, free = self.row_bytes(rows) * slots, self.free()

@@ -24,6 +24,7 @@ CONFIG, METRICS = "config.yaml", "metrics.csv"
 CHECKPOINTS, REPLAY, VIDEOS, PLOTS = "checkpoints", "replay", "videos", "plots"
 SPECS = "specs.json"  # the environment's spaces, so that an agent is loaded without it
 MANIFEST, MODEL = "manifest.json", "model.pt"
+FORMAT = 2  # of the manifest; in 1 the state of each replay was a file of its own among the replay files
 BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd|credential)", re.IGNORECASE)
 log = logging.getLogger("dreamer_lightning")
@@ -104,6 +105,8 @@ def damage(folder: Path, replay: bool = False) -> str | None:
     stated = manifest.pop("manifest_sha256", None)
     if stated != hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest():
         return f"{folder / MANIFEST} is truncated or altered"
+    if manifest.get("format") not in range(1, FORMAT + 1):
+        return f"{folder / MANIFEST} has format {manifest.get('format')}; this version reads 1 to {FORMAT}"
     groups = [(folder, manifest["files"])]
     if replay:
         groups.append((folder.parent.parent / REPLAY, manifest.get("replay", {})))
