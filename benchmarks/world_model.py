@@ -8,7 +8,6 @@ that a dream under the true actions explains 1, 5 and 15 steps later. 1 is perfe
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -16,6 +15,9 @@ import torch
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.optim import LaProp
+from dreamer_lightning.store.checkpoint import saved_replay
+from dreamer_lightning.store.replay_files import ReplayFiles
+from dreamer_lightning.store.runfolder import latest_complete
 from dreamer_lightning.types import Latent, Space, Specs
 from dreamer_lightning.world_model import SCALES, WorldModel
 
@@ -27,12 +29,10 @@ class Study:
     """A world model, the records it learns from, and one update."""
 
     def __init__(self, run: Path, lr: float, recon: float, standardize: bool, seed: int):
-        folder = run / "replay" / "rank-0"
-        manifest = max(path.name for path in folder.glob("replay-*.json"))
-        held = json.loads((folder / manifest).read_text())
-        streams, capacity = held["streams"], held["streams"] * held["slots"]
+        shard = saved_replay(latest_complete(run))[0]
+        streams, capacity = shard.state["streams"], shard.state["streams"] * shard.state["slots"]
         self.replay = Replay(capacity=capacity, batch_size=B, length=T + 1, num_streams=streams, seed=seed)
-        self.replay.load(folder, manifest)
+        ReplayFiles(self.replay, shard.folder).load([shard])
         data = self.replay.data
         data["latent"].zero_()  # those of another model
         specs = Specs(

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "actor_critic": MODEL,
     "dreamer": MODEL | {"world_model", "actor_critic"},
     "versions": MODEL | {"actor_critic", "versions"},
-    "store": NOUNS | {"store"},
+    "store": NOUNS | {"store", "migration"},
     "envs": NOUNS | {"store", "envs"},
     "data": NOUNS | {"envs", "data"},
     "runtime": set(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
+
 # Options of fit that moved: the old place in a config, and the new one; below a class_path the new one has init_args.
 MOVED: dict[str, str] = {}
 
@@ -50,3 +52,13 @@ def loop_state(state: dict[str, Any]) -> dict[str, Any]:
     ratio = {"learning": state.pop("learning"), "owed": state.pop("credit"), "due": state.pop("paying", False)}
     evaluated = last[0] if last else next_evaluation - 1
     return state | {"ratio": ratio, "log_every": {"last": next_row - 1}, "evaluate_every": {"last": evaluated}}
+
+
+def replay_state(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A replay's state from its own manifest, ``replay-*.json``; since format 2 of checkpoints it lies with its rank.
+
+    The random state was written as hexadecimal digits there.
+    """
+    generator = torch.frombuffer(bytearray.fromhex(manifest["sampler"]["generator"]), dtype=torch.uint8)
+    kept = {name: manifest[name] for name in ("streams", "slots", "total", "first", "entries")}
+    return {**kept, "queue": manifest["sampler"]["queue"], "generator": generator}

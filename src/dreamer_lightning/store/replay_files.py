@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamer_lightning import migration
 from dreamer_lightning.store.atomic import TEMPORARY, fsync_folder, save_tensors
 from dreamer_lightning.types import IS_FIRST, UserError
 
@@ -230,14 +231,9 @@ def state_of_format_1(path: Path) -> dict[str, Any]:
     """The state of a buffer from ``replay-*.json``, which checkpoints of format 1 have beside the records.
 
     Raises:
-        UserError: it is truncated, altered, or of another format.
+        UserError: it is truncated or altered.
     """
-    manifest = json.loads(_read(path, path.stem.rsplit("-", 1)[1]))
-    if manifest["format"] != 1:
-        raise UserError(f"replay file {path} has format {manifest['format']}; this version reads 1")
-    generator = torch.frombuffer(bytearray.fromhex(manifest["sampler"]["generator"]), dtype=torch.uint8)
-    kept = {name: manifest[name] for name in ("streams", "slots", "total", "first", "entries")}
-    return {**kept, "queue": manifest["sampler"]["queue"], "generator": generator}
+    return migration.replay_state(json.loads(_read(path, path.stem.rsplit("-", 1)[1])))
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
