@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from dreamer_lightning.nets.entropy import EntropyWeight
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.nets.heads import Head, PolicyHead, TwoHotHead
@@ -63,7 +64,7 @@ class ActorCritic(L.LightningModule):
         contdisc: predicted continuation holds the discount already.
         lam: trace decay of lambda-returns in dreams.
         replay_lam: trace decay on replay.
-        actent: weight of the policy's entropy.
+        actent: weight of the policy's entropy, per nat: a number, or what moves it, such as ``EntropyTarget``.
         slowreg: weight of the pull towards the slow critic, in dreams.
         replay_slowreg: the same on replay.
         slowtar: returns bootstrap from the slow critic (in dreams).
@@ -91,7 +92,7 @@ class ActorCritic(L.LightningModule):
         contdisc: bool = True,
         lam: float = 0.95,
         replay_lam: float = 0.95,
-        actent: float = 3e-4,
+        actent: float | Callable[[], EntropyWeight] = 3e-4,
         slowreg: float = 1.0,
         replay_slowreg: float = 1.0,
         slowtar: bool = False,
@@ -116,9 +117,10 @@ class ActorCritic(L.LightningModule):
                 "imag_length": imag_length,
                 "imag_last": imag_last,
                 "value_aware": value_aware,
-                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam, "actent": actent},
+                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam},
                 **{"slowreg": slowreg, "replay_slowreg": replay_slowreg, "slowtar": slowtar, "start_grad": start_grad},
                 **{"slow_rate": slow_rate, "slow_every": slow_every},
+                **({} if callable(actent) else {"actent": actent}),
             }
         )
         self.specs = specs
@@ -126,10 +128,13 @@ class ActorCritic(L.LightningModule):
         self.gradient, self.value_aware = gradient(), value_aware
         self.discount = 1 - 1 / horizon
         self.dream_discount = 1.0 if contdisc else self.discount
-        self.lam, self.replay_lam, self.actent = lam, replay_lam, actent
+        self.lam, self.replay_lam = lam, replay_lam
+        self.actent = actent() if callable(actent) else actent
         self.slowreg, self.replay_slowreg, self.slowtar = slowreg, replay_slowreg, slowtar
         self.slow_rate, self.slow_every, self.start_grad = slow_rate, slow_every, start_grad
         self.policy, self.value = policy(feat_dim, specs), value(feat_dim)
+        if callable(actent) and not self.policy.entropy_range:
+            raise UserError("actent: the entropy of this policy has no bounds to aim between; give a number")
         self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
         self.return_norm, self.value_norm, self.advantage_norm = return_norm(), value_norm(), advantage_norm()
         self.optimizer = optimizer
@@ -215,7 +220,7 @@ class ActorCritic(L.LightningModule):
         adv_offset, adv_scale = self.advantage_norm(adv, update)
         entropy = policy.entropy()
         gain = self.policy_gain(dream, policy, ret / ret_scale, (adv - adv_offset) / adv_scale)
-        losses = {"policy": -weight * (gain + self.actent * entropy)}
+        losses = {"policy": -weight * (gain + self.entropy_weight(entropy, update) * entropy)}
         offset, scale = self.value_norm(ret, update)
         target = torch.nn.functional.pad((ret.detach() - offset) / scale, (0, 1))  # the last state's loss is cut off
         to_return, to_slow = value.losses(target, slow)
@@ -225,6 +230,14 @@ class ActorCritic(L.LightningModule):
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
         """What the actor climbs, see ``ActorGradient``."""
         return self.gradient(policy, dream.action[:, :-1].detach(), ret, adv.detach())
+
+    def entropy_weight(self, entropy: Float[Tensor, "n h"], update: bool = True) -> float | Tensor:
+        """What a nat of the policy's entropy is worth in this update."""
+        if not isinstance(self.actent, EntropyWeight):
+            return self.actent
+        assert self.policy.entropy_range is not None
+        low, high = self.policy.entropy_range
+        return self.actent((entropy.detach().mean() - low) / (high - low), update)
 
     def replay_loss(
         self, feat: Float[Tensor, "b k f"], records: dict[str, Tensor], boot: Float[Tensor, "b k"], update: bool = True
@@ -276,6 +289,7 @@ class ActorCritic(L.LightningModule):
             "value": tar.mean(),
             "weight": weight.mean(),
             "action_std": dream.action.detach().std(),
+            **(self.actent.metrics() if isinstance(self.actent, EntropyWeight) else {}),
         }
 
     # For L.Trainer: an actor-critic alone, in the dreams of a world model, on a dataset of their inputs.

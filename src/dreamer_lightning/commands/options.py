@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
+from dreamer_lightning.nets.entropy import EntropyWeight
 from dreamer_lightning.types import Specs
 
 LARGEST = 10**18
@@ -61,7 +62,8 @@ class LossOptions:
         repval: scale of the value loss on replayed states.
         horizon: effective horizon in agent steps, 1/(1-gamma).
         lam: lambda of the lambda-returns, 0 (one step) to 1 (whole trajectory).
-        actent: entropy bonus of the policy, per nat.
+        actent: entropy bonus of the policy, per nat: a number, or by class_path an object that moves it, such as
+            dreamer_lightning.nets.entropy.EntropyTarget.
         slowreg: weight of the value's pull towards the slow critic.
         slow_rate: fraction of the critic that moves into the slow critic at each update.
         slow_every: updates between two such moves.
@@ -81,7 +83,7 @@ class LossOptions:
     repval: float = 0.3
     horizon: float = 333.0
     lam: float = 0.95
-    actent: float = 3e-4
+    actent: float | Callable[[], EntropyWeight] = 3e-4
     slowreg: float = 1.0
     slow_rate: float = 0.02
     slow_every: int = 1
