@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.sanity import Sanity
 from dreamer_lightning.schedule import Clocks, Limits, Ratio
 from dreamer_lightning.types import Space, Specs
 
@@ -20,6 +22,11 @@ class FakeDreamer(nn.Linear):
     def __init__(self):
         super().__init__(3, 2)
         self.specs = Specs({"position": Space((3,))}, {"action": Space((2,))})
+        self.world_model = SimpleNamespace(feat_dim=6, rssm=None)
+        value = SimpleNamespace(bins=range(255))
+        self.actor_critic = SimpleNamespace(
+            starts=lambda b, t: b * t, imag_length=15, value=value, gradient=SimpleNamespace(needs_gradient=False)
+        )
 
     def initial(self, n: int) -> dict[str, torch.Tensor]:
         return {
@@ -49,9 +56,9 @@ class FakeLoop:
         self.dreamer = FakeDreamer()
         self.optimizer = torch.optim.Adam(self.dreamer.parameters(), lr=0.01)
         self.replay = Replay(capacity=400, batch_size=2, length=5, num_streams=2, seed=seed)
-        self.env_factory, self.specs, self.last = FakeFactory(), self.dreamer.specs, {}
+        self.env_factory, self.specs, self.last, self.pending = FakeFactory(), self.dreamer.specs, {}, {}
         self.timers = {"collect": 0.0, "train": 0.0}
-        self.stop_reason = None
+        self.stop_reason, self.sanity = None, Sanity()
         self.time = torch.zeros(2, dtype=torch.int64)
 
     def call(self, hook: str, **kwargs: Any) -> None:
@@ -66,6 +73,12 @@ class FakeLoop:
 
     def agreed(self, mine: bool, among: Any) -> bool:
         return mine
+
+    def sound(self) -> bool:
+        return self.sanity.problem is None
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.pending.update(metrics)
 
     def play(self, steps: int = 4, length: int = 10) -> None:
         """Two environments, reward 1 a step, episodes of ``length`` decisions."""
@@ -114,7 +127,7 @@ class FakeLoop:
         self.call("on_train_batch_end", metrics={"loss/model": loss.detach(), "opt/lr": torch.tensor(0.01)})
 
     def flush(self) -> None:
-        row = {**vars(self.clocks), "replay/steps": self.replay.steps}
+        row, self.pending = {**vars(self.clocks), **self.pending, "replay/steps": self.replay.steps}, {}
         self.call("on_log", row=row)
         self.last.update(row)
 
@@ -142,6 +155,7 @@ class FakeLoop:
     def rank_state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state(), "time": self.time}
 
-    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+    def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
         self.generator.set_state(state["generator"])
         self.time = state["time"]
+        return []

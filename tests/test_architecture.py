@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "migration": NOUNS,
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
-    "loop": BORDERS | {"updates", "migration"},
-    "callbacks": BORDERS | {"callbacks", "evaluation", "explain", "kernels", ""},  # "" is __version__
+    "loop": BORDERS | {"updates", "sanity", "migration"},
+    "callbacks": BORDERS | {"callbacks", "evaluation", "sanity", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "config", "configfiles", "commands"},  # rebuilds a run's networks
     "interop": AGENT,

@@ -26,7 +26,7 @@ from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.envs.patience import within
 from dreamer_lightning.sanity import LIMIT
 from dreamer_lightning.types import BadNumbers, EnvFailure, UserError
-from dreamer_lightning.updates import Update
+from dreamer_lightning.updates import SkippingUpdate, Update
 
 
 class Faulty(gymnasium.Env):
@@ -218,9 +218,8 @@ def learner(skip=False):
             }
         )
     )
-    update = Update(fabric, dreamer, dreamer, optimizer, replay, torch.Generator().manual_seed(0))
-    update.sanity.skip = skip
-    return update
+    kind = SkippingUpdate if skip else Update
+    return kind(fabric, dreamer, dreamer, optimizer, replay, torch.Generator().manual_seed(0))
 
 
 def weights(update):
@@ -240,22 +239,31 @@ def poison(update, position=17):
     update.replay.storage.arrays[("obs", "velocity")][position, 0] = float("nan")
 
 
-def test_a_bad_update_is_named_and_changes_nothing():
+BAD = ("loss/recon/velocity", "the gradient of encoder", "obs/velocity of environment 0 at its record")
+
+
+def test_a_bad_update_is_named_and_does_not_reach_the_replay():
     update = learner()
+    update()
+    latents = stored_bits(update)
+    for position in range(60):
+        poison(update, position)
+    update()
+    problem = update.sanity.problem
+    assert isinstance(problem, BadNumbers)
+    assert all(part in str(problem) for part in (*BAD, "--faults.update skip"))
+    assert torch.equal(latents, stored_bits(update))
+
+
+def test_a_bad_update_that_is_left_out_is_named_and_changes_nothing():
+    update = learner(skip=True)
     update()
     before, latents = weights(update), stored_bits(update)
     for position in range(60):
         poison(update, position)
     assert update() == {}
-    problem = update.sanity.problem
-    assert isinstance(problem, BadNumbers)
-    for part in (
-        "loss/recon/velocity",
-        "the gradient of encoder",
-        "obs/velocity of environment 0 at its record",
-        "skip",
-    ):
-        assert part in str(problem)
+    (event,) = update.sanity.events
+    assert all(part in event for part in BAD)
     after = weights(update)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(latents, stored_bits(update))

@@ -14,14 +14,14 @@ from dreamer_lightning.dreamer import Noise
 from dreamer_lightning.nets.decoders import DictDecoder
 from dreamer_lightning.nets.encoders import DictEncoder
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.types import Space, Specs, UserError
-from dreamer_lightning.updates import StaticUpdate, Update, check_capture, compiled
+from dreamer_lightning.types import BadNumbers, Space, Specs, UserError
+from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
 
 STREAMS, STEPS, LENGTH = 2, 40, 6
 IMAGES = Specs({"camera": Space((48, 48, 3), "uint8"), "height": Space(())}, tiny.SPECS.action)
 
 
-def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda dreamer: dreamer):
+def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda dreamer: dreamer, **options):
     """An update over a replay of random records, the same for the same arguments; ``forward`` is what Fabric wraps."""
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     dreamer = tiny.agent()
@@ -39,7 +39,7 @@ def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda d
         records.append({**{key: value[0] for key, value in flat.items()}, "obs": obs, "latent": latent})
     replay.extend(records)
     generator = torch.Generator(fabric.device).manual_seed(2)
-    return kind(fabric, dreamer, module, optimizer, replay, generator)
+    return kind(fabric, dreamer, module, optimizer, replay, generator, **options)
 
 
 def stored(update):
@@ -94,27 +94,103 @@ def test_compiling_for_a_cpu_is_refused():
         compiled(update.fabric, update.dreamer)
 
 
-def test_static_buffers_change_nothing():
-    plain, static = make(Update), make(StaticUpdate)
+OTHERS = {"static": (StaticUpdate, {}), "late": (Update, {"late": True}), "skipping": (SkippingUpdate, {})}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_kind_of_update_computes_the_same(name):
+    kind, options = OTHERS[name]
+    plain, other = make(Update), make(kind, **options)
     for _ in range(6):
-        a, b = plain(), static()
-        static.finish()  # otherwise its latents come one update later
+        a, b = plain(), other()
+        other.finish()  # otherwise its latents may come one update later
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
-    assert_same(plain, static, rtol=0, atol=0)
+    assert_same(plain, other, rtol=0, atol=0)
     assert stored(plain).any()
+    assert list(other.sanity.losses) == list(plain.sanity.losses) != []
 
 
-def test_latents_of_a_step_are_written_during_the_next():
-    static = make(StaticUpdate)
-    static()
-    assert not stored(static).any()
-    static()
-    written = stored(static).clone()
+@pytest.mark.parametrize("name", ["static", "late"])
+def test_an_update_is_judged_and_its_latents_are_written_during_the_next(name):
+    kind, options = OTHERS[name]
+    update = make(kind, **options)
+    first = float(update()["loss/total"])
+    assert not stored(update).any()
+    assert not update.sanity.losses
+    update()
+    written = stored(update).clone()
     assert written.any()
-    static.finish()
-    assert not torch.equal(written, stored(static))
-    static.finish()  # nothing is left
+    assert list(update.sanity.losses) == [first]
+    update.finish()
+    assert not torch.equal(written, stored(update))
+    assert len(update.sanity.losses) == 2
+    update.finish()  # nothing is left
+    assert len(update.sanity.losses) == 2
+
+
+def test_on_a_cpu_latents_are_in_the_replay_before_the_next_batch_is_drawn():
+    update = make(Update)
+    update()
+    assert stored(update).any()
+    assert update.sent is None
+
+
+def spoil(update, what):
+    """Make the next updates bad: in their loss alone, in their gradient, or in the statistics of returns."""
+    dreamer = update.dreamer
+    if what == "loss":
+        forward = update.module
+
+        def bad(*args):
+            output = forward(*args)
+            return output._replace(metrics=output.metrics | {"loss/total": output.metrics["loss/total"] * torch.nan})
+
+        update.module = bad
+    elif what == "gradient":
+        next(dreamer.world_model.reward.parameters()).register_hook(lambda grad: grad * torch.inf)
+    else:
+        dreamer.actor_critic.return_norm.range.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "normaliser"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_bad_update_is_found_and_its_latents_stay_out_of_the_replay(what, late):
+    update = make(Update, late=late)
+    update()
+    update.finish()
+    before = stored(update).clone()
+    spoil(update, what)
+    update()
+    assert (update.sanity.problem is None) == late
+    update()
+    assert isinstance(update.sanity.problem, BadNumbers)
+    update.finish()
+    assert torch.equal(stored(update), before)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_skipped_update_is_as_if_it_had_not_been(what):
+    update = make(SkippingUpdate)
+    update()
+    update()  # the first moves nothing but moments
+    before = copy.deepcopy((update.dreamer.state_dict(), update.optimizer.state_dict()["state"], stored(update)))
+    spoil(update, what)
+    assert update() == {}
+    after = (update.dreamer.state_dict(), update.optimizer.state_dict()["state"], stored(update))
+    for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True):
+        assert torch.equal(torch.as_tensor(old), torch.as_tensor(new))
+    assert update.sanity.skipped == 1
+    assert update.sanity.problem is None
+
+
+def test_gradients_that_overflow_under_a_scaler_are_the_scalers_business():
+    update = make(Update)
+    update.fabric._precision.precision = "16-mixed"
+    update.__post_init__()
+    spoil(update, "gradient")
+    update()
+    assert update.sanity.problem is None
 
 
 def test_capture_is_refused_where_it_cannot_be():

@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 class BadNumbers(UserError):
-    """A loss or a gradient is NaN or infinite; the weights before it are saved before the run ends with this."""
+    """A loss or a gradient is NaN or infinite; the run ends with this, and its last checkpoint is a good one."""
 
 
 class EnvFailure(RuntimeError):

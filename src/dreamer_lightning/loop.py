@@ -27,6 +27,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.migration import loop_state
+from dreamer_lightning.sanity import Sanity
 from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
 from dreamer_lightning.store import resume
 from dreamer_lightning.types import UserError
@@ -129,8 +130,8 @@ class Loop:
             self.ratio.pay()
             with self.timed("train"):
                 metrics = self.update()
-            if self.update.sanity.problem:
-                self.fail(self.update.sanity.problem)
+            if self.sanity.problem:
+                self.fail(self.sanity.problem)
             self.clocks.update += 1
             self.tick()
             self.call("on_train_batch_end", metrics=metrics)
@@ -138,7 +139,7 @@ class Loop:
     def report(self) -> None:
         """Evaluate and write a row where it is due."""
         now = self.clocks.env_step
-        validate = bool(self.evaluate) and self.evaluate_every.due(now)
+        validate = self.evaluate and self.evaluate_every.due(now) and self.agreed(self.sound(), all)
         if validate:
             self.validate()
         if validate or self.log_every.due(now):
@@ -146,7 +147,7 @@ class Loop:
 
     def conclude(self) -> None:
         """At a limit, evaluate once more if the last time is long ago; write what was not yet logged."""
-        every, limit = self.evaluate_every, self.stop_reason in ("env_steps", "updates", "max_time")
+        every, limit = self.evaluate_every, self.sound() and self.stop_reason in ("env_steps", "updates", "max_time")
         old = self.clocks.env_step - every.last >= every.every / 2
         late = bool(self.evaluate and every.every and old and self.agreed(limit, any))
         if late:
@@ -191,6 +192,18 @@ class Loop:
         """End the run after the update at hand."""
         self.stop_reason = self.stop_reason or reason
 
+    @property
+    def sanity(self) -> Sanity:
+        """What was found about the updates."""
+        return self.update.sanity
+
+    def sound(self) -> bool:
+        """Whether no bad update is in the weights. Waits for the numbers of the last one; a bad one ends the run."""
+        self.update.finish()
+        if self.sanity.problem:
+            self.fail(self.sanity.problem)
+        return not self.sanity.problem
+
     def fail(self, error: Exception) -> None:
         """End the run after the step at hand, its state saved, and raise this."""
         if isinstance(error, UserError):
@@ -204,6 +217,7 @@ class Loop:
         try:
             yield
         except Exception as error:
+            self.sound()  # bad weights may be the cause
             self.fail(error)
 
     @property
@@ -240,8 +254,7 @@ class Loop:
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything of the loop's own that a resumed run needs, in plain tensors and numbers."""
-        self.update.finish()
+        """Everything of the loop's own that a resumed run needs, in plain tensors and numbers; ask ``sound`` first."""
         return {
             "dreamer": self.dreamer.state_dict(),
             "optimizer": self.update.optimizer.state_dict(),

@@ -1,73 +1,80 @@
-"""Numbers that went bad: found before they reach weights or replay, and told with where they came from."""
+"""Numbers that went bad: found before they reach a checkpoint or the replay, and told with where they came from."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dreamer_lightning.dreamer import Dreamer, TrainOutput, by_module
-from dreamer_lightning.types import BadNumbers
+from dreamer_lightning.dreamer import Dreamer, by_module
+from dreamer_lightning.types import BadNumbers, Metrics
 
 LIMIT = 20  # skipped updates in a row after which nothing good is to be hoped for
 
 
 @dataclass
 class Sanity:
-    """Judges every update by its loss and the norm of its gradient, which are computed anyway.
+    """What was found about the updates of this process.
 
     Args:
-        skip: leave bad updates out; otherwise the first one ends the run.
+        losses: of the updates judged lately, until somebody has read them.
+        skipped: updates that were left out.
+        in_a_row: how many of them are the last ones.
+        events: where the bad numbers of skipped updates were, until somebody has told it.
+        problem: what the run must end with; the weights are not to be saved any more.
     """
 
-    skip: bool = False
-    loss: float = 0.0  # of the last update that was judged
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     skipped: int = 0
     in_a_row: int = 0
+    events: list[str] = field(default_factory=list)
     problem: BadNumbers | None = None
-    events: list[str] = field(default_factory=list)  # stories of skipped updates, until somebody tells them
 
-    def fine(self, loss: Tensor, norm: Tensor, scaled: bool = False) -> tuple[bool, bool]:
-        """Whether the update may be applied, and whether all is well; one transfer from the device.
+    def fine(self, loss: float, norm: float = 0.0) -> bool:
+        """Judge an update by its loss and the norm of its gradient: whether both are finite."""
+        self.losses.append(loss)
+        fine = math.isfinite(loss) and math.isfinite(norm)
+        if fine:
+            self.in_a_row = 0
+        return fine
 
-        Args:
-            loss: of this rank, 0-d.
-            norm: of the gradient; after DDP has averaged the gradients it is the same on all ranks.
-            scaled: gradients carry the scale of float16, whose scaler minds their overflows itself.
-        """
-        self.loss, size = torch.stack([loss.detach().float(), norm.float()]).tolist()
-        apply = scaled or math.isfinite(size)
-        return apply, apply and math.isfinite(self.loss)
+    def stop(self, story: str) -> None:
+        """A bad update is in the weights: the run ends."""
+        self.problem = self.problem or BadNumbers(f"{story}; --faults.update skip leaves such updates out")
 
-    def note(self, story: str, applied: bool = False) -> None:
-        """Remember a bad update: as skipped, or as the end of the run."""
-        if not self.skip:
-            self.problem = BadNumbers(f"{story}; --faults.update skip leaves such updates out")
-            return
-        if not applied:
-            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+    def skip(self, story: str) -> None:
+        """A bad update was left out; too many of them in a row end the run."""
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         self.events.append(story)
         if self.in_a_row >= LIMIT:
             self.problem = BadNumbers(f"{story}; that was the {LIMIT}th skipped update in a row")
 
 
-def story(dreamer: Dreamer, output: TrainOutput, batch: Any, index: Tensor, num_streams: int) -> str:
+def story(
+    dreamer: Dreamer,
+    metrics: Metrics,
+    norms: dict[nn.Parameter, float],
+    batch: Any,
+    index: Tensor,
+    num_streams: int,
+) -> str:
     """Where an update's bad numbers are: losses, gradients, and the replayed records that hold some.
 
     Args:
-        dreamer: with the gradients of this update.
-        output: of its forward.
+        dreamer: the agent.
+        metrics: of this update.
+        norms: of the gradient of each parameter that has one.
         batch: records [b, 1+t] that it was computed from.
         index: their numbers in the replay [b, 1+t].
         num_streams: environments of the replay.
     """
-    parts = [f"loss/{name}" for name, value in output.losses.items() if not bool(value.isfinite().all())]
+    losses = [name for name in metrics if name.startswith("loss/") and name != "loss/total"]
+    parts = [name for name in losses if not math.isfinite(float(metrics[name]))]
     for name, parameters in by_module(dreamer).items():
-        grads = [p.grad for p in parameters() if p.grad is not None]
-        if not all(bool(grad.isfinite().all()) for grad in grads):
+        if not all(math.isfinite(norms.get(p, 0.0)) for p in parameters()):
             parts.append(f"the gradient of {name}")
     text = f"NaN or infinite: {', '.join(parts) or 'the gradient norm'}"
     for key, value in batch.items(True, True):

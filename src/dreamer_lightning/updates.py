@@ -1,28 +1,51 @@
-"""One gradient step on one batch: op by op, or replayed as one CUDA graph."""
+"""One gradient step on one batch, op by op or replayed as one CUDA graph, and the judgement of its numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.precision.amp import MixedPrecision
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput
+from dreamer_lightning.dreamer import Dreamer, Noise
 from dreamer_lightning.sanity import Sanity, story
-from dreamer_lightning.types import IS_FIRST, BadNumbers, Metrics, UserError
+from dreamer_lightning.types import IS_FIRST, Metrics, UserError
 
 WARM_UP = 3  # updates before the capture: libraries allocate their workspaces, the optimizer its moments
+
+
+class Outcome(NamedTuple):
+    """Of a step: packed ``latents`` [b, t, .], 0-d ``metrics``, and ``norms`` [p] of the ``parameters``' gradients."""
+
+    latents: dict[str, Tensor]
+    metrics: Metrics
+    norms: Tensor
+    parameters: list[nn.Parameter]
+
+
+class Sent(NamedTuple):
+    """An update that is to be judged by ``numbers``; on a GPU they and the latents have arrived after ``event``."""
+
+    records: Tensor
+    batch: Any
+    outcome: Outcome
+    numbers: Tensor
+    event: Any
 
 
 @dataclass
 class Update:
     """Replay a batch, one gradient step on one scalar, write fresher latents back.
+
+    Once it is applied, an update is judged by its loss and the norm of its gradient. On a GPU nothing waits for them:
+    they are fetched while the next update runs, together with the latents, which reach the replay then. After a bad
+    update its latents stay out of the replay, and ``sanity.problem`` says that its weights must not be saved.
 
     Args:
         fabric: launched Fabric.
@@ -31,7 +54,8 @@ class Update:
         optimizer: of all parameters, as Fabric wrapped it.
         replay: this rank's records.
         generator: source of the training noise.
-        sanity: judges loss and gradient before they reach the weights.
+        late: whether an update is judged during the next one, or at once; None: late on a GPU.
+        sanity: keeps the judgements.
     """
 
     fabric: Fabric
@@ -40,46 +64,49 @@ class Update:
     optimizer: torch.optim.Optimizer
     replay: Replay
     generator: torch.Generator
+    late: bool | None = None
     sanity: Sanity = field(default_factory=Sanity)
-    moving: list[Tensor] = field(default_factory=list)  # buffers of the agent
+
+    def __post_init__(self) -> None:
+        self.late = self.fabric.device.type == "cuda" if self.late is None else self.late
+        self.sent: Sent | None = None
+        scaled = self.fabric._precision.precision == "16-mixed"  # its scaler minds a gradient that overflows
+        self.judged = ("loss/total",) if scaled else ("loss/total", "opt/grad_norm")
 
     def __call__(self) -> Metrics:
-        """One update; returns 0-d tensors, none if it was left out."""
-        batch = self.replay.sample()
-        index = batch.pop("index")
-        batch = batch.to(self.fabric.device, non_blocking=True)
-        self.moving = self.moving or list(self.dreamer.buffers())  # to look for them takes longer than to copy them
-        held = [buffer.clone() for buffer in self.moving]  # normalisers move in the forward
-        output, norm = self.gradients(batch, None)
-        apply, well = self.sanity.fine(output.loss, norm, self.fabric._precision.precision == "16-mixed")
-        if not well:
-            what = story(self.dreamer, output, batch, index, self.replay.num_streams)
-            self.sanity.note(what, applied=apply)
-        if not apply:
-            self.optimizer.zero_grad()
-            for buffer, value in zip(self.moving, held, strict=True):
-                buffer.copy_(value)
-            return {}
-        self.apply()  # launched before the latents are waited for
-        if well:
-            self.sanity.in_a_row = 0
-            self.replay.write_latents(index, output.latents)
-        return {**output.metrics, "opt/grad_norm": norm}
+        """One update; returns 0-d tensors."""
+        batch = self.replay.sample()  # while the device still works on the update before
+        index, batch = batch.pop("index"), self.to_device(batch)
+        outcome = self.run(batch)
+        before, self.sent = self.sent, self.send(index, batch, outcome)
+        self.judge(before)
+        if not self.late:
+            self.finish()
+        return outcome.metrics
 
-    def step(self, batch: Any, noise: Noise | None) -> tuple[dict[str, Tensor], Metrics]:
-        """Everything on a batch, unjudged; returns packed latents [b, t, .] and metrics."""
-        output, norm = self.gradients(batch, noise)
+    def to_device(self, batch: TensorDictBase) -> TensorDictBase:
+        return batch.to(self.fabric.device, non_blocking=True)
+
+    def run(self, batch: TensorDictBase) -> Outcome:
+        """The step on a batch that is on the device."""
+        return self.step(batch, None)
+
+    def step(self, batch: Any, noise: Noise | None) -> Outcome:
+        """Gradients of a batch, and what they change."""
+        outcome = self.gradients(batch, noise)
         self.apply()
-        return output.latents, {**output.metrics, "opt/grad_norm": norm}
+        return outcome
 
-    def gradients(self, batch: Any, noise: Noise | None) -> tuple[TrainOutput, Tensor]:
-        """Forward and backward; returns the forward's output and the norm of the whole gradient."""
+    def gradients(self, batch: Any, noise: Noise | None) -> Outcome:
+        """Forward and backward; the metric ``opt/grad_norm`` is the norm of the whole gradient."""
         b, t = batch[IS_FIRST].shape
         noise = noise or self.dreamer.noise(b, t - 1, self.generator)  # not in the forward, which may be compiled
         output = self.module(batch, None, noise)
         self.fabric.backward(output.loss)
-        grads = [p.grad for p in self.dreamer.parameters() if p.grad is not None]
-        return output, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        parameters = [p for p in self.dreamer.parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for p in parameters]))  # type: ignore[misc]
+        metrics = {**output.metrics, "opt/grad_norm": torch.linalg.vector_norm(norms)}
+        return Outcome(output.latents, metrics, norms, parameters)
 
     def apply(self) -> None:
         """Optimizer and slow critic."""
@@ -87,48 +114,85 @@ class Update:
         self.optimizer.zero_grad()
         self.dreamer.actor_critic.update_slow_critic()
 
+    def numbers(self, outcome: Outcome) -> Tensor:
+        """What an update is judged by, the loss first."""
+        return torch.stack([outcome.metrics[name].float() for name in self.judged])
+
+    def send(self, index: Tensor, batch: Any, outcome: Outcome) -> Sent:
+        """Start copying the latents to where the replay is, and what is judged to the host."""
+        numbers = self.numbers(outcome)
+        if self.fabric.device.type != "cuda":
+            return Sent(index, batch, outcome, numbers, None)
+        if self.replay.storage.device.type != "cuda":
+            outcome = outcome._replace(latents={key: to_host(value) for key, value in outcome.latents.items()})
+        numbers, event = to_host(numbers), torch.cuda.Event()
+        event.record()
+        return Sent(index, batch, outcome, numbers, event)
+
+    def judge(self, sent: Sent | None) -> None:
+        """Write the latents of a good update to the replay; a bad one is the end of the run."""
+        if sent is None:
+            return
+        if sent.event is not None:
+            sent.event.synchronize()
+        if self.sanity.fine(*sent.numbers.tolist()):
+            self.replay.write_latents(sent.records, sent.outcome.latents)
+        else:
+            self.sanity.stop(self.story(sent.records, sent.batch, sent.outcome))
+
+    def story(self, index: Tensor, batch: Any, outcome: Outcome) -> str:
+        """Where the bad numbers of an update are."""
+        norms = dict(zip(outcome.parameters, outcome.norms.tolist(), strict=True))
+        return story(self.dreamer, outcome.metrics, norms, batch, index, self.replay.num_streams)
+
     def finish(self) -> None:
-        """Leave nothing half done: called before the replay is saved."""
+        """Judge the last update: called before anything is saved."""
+        sent, self.sent = self.sent, None
+        self.judge(sent)
+
+
+class SkippingUpdate(Update):
+    """The same, but judged before it is applied: weights, normalisers and replay are as if a bad update had not been.
+
+    All ranks leave out the same updates. The judgement waits for the device.
+    """
+
+    def __call__(self) -> Metrics:
+        """One update; returns 0-d tensors, none if it was left out."""
+        batch = self.replay.sample()
+        index, batch = batch.pop("index"), self.to_device(batch)
+        buffers = list(self.dreamer.buffers())
+        before = [buffer.clone() for buffer in buffers]  # normalisers move in the forward
+        outcome = self.gradients(batch, None)
+        numbers = self.numbers(outcome)
+        if self.fabric.world_size > 1:
+            numbers = torch.as_tensor(self.fabric.all_reduce(numbers, reduce_op="mean"))
+        if not self.sanity.fine(*numbers.tolist()):
+            self.sanity.skip(self.story(index, batch, outcome))
+            self.optimizer.zero_grad()
+            torch._foreach_copy_(buffers, before)
+            return {}
+        self.apply()
+        self.replay.write_latents(index, outcome.latents)
+        return outcome.metrics
 
 
 @dataclass
 class StaticUpdate(Update):
     """The same step with every input and output at a fixed address, as a CUDA graph needs it.
 
-    Batch and noise are copied into buffers, the step runs on them, and its latents are fetched while the next step
-    runs: they reach the replay one update later than ``Update`` writes them. Away from a GPU the step runs op by op,
-    which is how the tests hold the buffers to ``Update``.
+    Batch and noise are copied into buffers, and the step runs on them. Away from a GPU it runs op by op, which is how
+    the tests hold the buffers to ``Update``.
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.late = True
         self.batch: TensorDictBase | None = None
         self.graph: Any = None
         self.side: Any = None  # stream
-        self.outputs: tuple[dict[str, Tensor], Metrics]
+        self.outcome: Outcome
         self.calls = 0
-        self.pending: tuple[Tensor, dict[str, Tensor], Any] | None = None
-
-    def __call__(self) -> Metrics:
-        batch = self.replay.sample()  # while the device still works on the step before
-        index = batch.pop("index")
-        self.fill(batch)
-        latents, metrics = self.run()
-        judged = {"loss": metrics["loss/total"], "norm": metrics["opt/grad_norm"]}
-        before, self.pending = self.pending, (index, *self.fetch({**latents, **judged}))
-        self.write(before)
-        return metrics
-
-    def fill(self, batch: TensorDictBase) -> None:
-        """Copy a batch and fresh noise into the buffers."""
-        batch, (b, t) = self.to_device(batch), batch[IS_FIRST].shape
-        noise = self.dreamer.noise(b, t - 1, self.generator)
-        if self.batch is None:
-            self.batch, self.noise = batch.clone(), Noise(*(x.clone() for x in noise))
-            return
-        for key, value in batch.items(True, True):
-            self.batch[key].copy_(value)
-        for old, new in zip(self.noise, noise, strict=True):
-            old.copy_(new)
 
     def to_device(self, batch: TensorDictBase) -> TensorDictBase:
         """The batch on the device; a GPU copies it on a stream of its own, beside the step that still runs there."""
@@ -144,60 +208,52 @@ class StaticUpdate(Update):
             value.record_stream(waiting)
         return moved
 
-    def run(self) -> tuple[dict[str, Tensor], Metrics]:
+    def fill(self, batch: TensorDictBase) -> None:
+        """Copy a batch and fresh noise into the buffers."""
+        b, t = batch[IS_FIRST].shape
+        noise = self.dreamer.noise(b, t - 1, self.generator)
+        if self.batch is None:
+            self.batch, self.noise = batch.clone(), Noise(*(x.clone() for x in noise))
+            return
+        for key, value in batch.items(True, True):
+            self.batch[key].copy_(value)
+        for old, new in zip(self.noise, noise, strict=True):
+            old.copy_(new)
+
+    def run(self, batch: TensorDictBase) -> Outcome:
         """The step on the buffers; from the fourth on a CUDA device, the captured one."""
+        self.fill(batch)
         if self.fabric.device.type != "cuda":
             return self.step(self.batch, self.noise)
         if self.graph is not None:
             self.graph.replay()
-            return self.outputs
+            return self.outcome
         self.calls += 1
         if self.calls <= WARM_UP:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                outputs = self.step(self.batch, self.noise)
+                outcome = self.step(self.batch, self.noise)
             torch.cuda.current_stream().wait_stream(side)
-            return outputs
+            return outcome
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # another thread may act meanwhile
-            self.outputs = self.step(self.batch, self.noise)
+            self.outcome = self.step(self.batch, self.noise)
         self.graph.replay()  # the capture itself computed nothing
-        return self.outputs
+        return self.outcome
 
-    def fetch(self, latents: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
-        """Start copying latents to where the replay is, numbers to the host; the event says when they have come."""
-        if self.fabric.device.type != "cuda":
-            return latents, None
-        stays = self.replay.storage.device.type == "cuda"
-        found = {
-            key: value.clone() if stays and value.ndim else torch.empty_like(value, device="cpu", pin_memory=True)
-            for key, value in latents.items()
-        }
-        for key, value in found.items():
-            if value.device.type == "cpu":
-                value.copy_(latents[key], non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return found, event
+    def send(self, index: Tensor, batch: Any, outcome: Outcome) -> Sent:
+        if self.replay.storage.device.type == "cuda":  # the next replay of the graph writes to the same addresses
+            outcome = outcome._replace(latents={key: value.clone() for key, value in outcome.latents.items()})
+        return super().send(index, None, outcome)
 
-    def write(self, fetched: tuple[Tensor, dict[str, Tensor], Any] | None) -> None:
-        """Write the latents of an earlier step to the replay."""
-        if fetched is None:
-            return
-        index, latents, event = fetched
-        if event is not None:
-            event.synchronize()
-        if self.sanity.fine(latents.pop("loss"), latents.pop("norm"))[1]:
-            self.replay.write_latents(index, latents)
-        else:  # the step is taken: its weights will not be saved
-            self.sanity.problem = BadNumbers(
-                "NaN or infinite loss or gradient; without --cuda_graph the run says where"
-            )
+    def story(self, index: Tensor, batch: Any, outcome: Outcome) -> str:
+        return "NaN or infinite loss or gradient; without --cuda_graph the run says where"
 
-    def finish(self) -> None:
-        fetched, self.pending = self.pending, None
-        self.write(fetched)
+
+def to_host(value: Tensor) -> Tensor:
+    """A copy in page-locked memory, complete once the device's stream has come so far."""
+    return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
 
 
 def as_they_are(fabric: Fabric) -> None:

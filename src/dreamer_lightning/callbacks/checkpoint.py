@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dreamer_lightning.callbacks.base import Callback, say, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, say, warn
 from dreamer_lightning.explain import nearest
 from dreamer_lightning.schedule import Every
 from dreamer_lightning.store import checkpoint, runfolder
@@ -42,11 +42,11 @@ class Checkpoint(Callback):
         self.saved: tuple[int, int] = (0, 0)  # env_step and update of the last attempt
         self.files: ReplayFiles | None = None
 
-    def on_iteration_end(self, loop) -> None:
+    def on_iteration_end(self, loop: LoopView) -> None:
         if self.due(loop.clocks):
             self.save(loop)
 
-    def on_validation_end(self, loop, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, loop: LoopView, metrics: dict[str, Any]) -> None:
         if not metrics or not self.keep_best or not loop.fabric.is_global_zero:
             return
         score = metrics.get(self.monitor)
@@ -66,7 +66,7 @@ class Checkpoint(Callback):
         hint = nearest(self.monitor, names)
         warn(f"--checkpoint.monitor: evaluations give no '{self.monitor}'{hint}; no best checkpoint is kept")
 
-    def on_train_end(self, loop) -> None:
+    def on_train_end(self, loop: LoopView) -> None:
         if self.saved != (loop.clocks.env_step, loop.clocks.update) or not runfolder.checkpoints(loop.run_dir):
             self.save(loop)
 
@@ -76,7 +76,7 @@ class Checkpoint(Callback):
         by_env_steps, by_updates = Every(self.every_env_steps, env_step), Every(self.every_updates, update)
         return by_env_steps.due(clocks.env_step) or by_updates.due(clocks.update)
 
-    def save(self, loop) -> Path | None:
+    def save(self, loop: LoopView) -> Path | None:
         """Write a checkpoint to resume from, on all ranks.
 
         Returns:
@@ -87,12 +87,13 @@ class Checkpoint(Callback):
             self.files = checkpoint.files_of(loop)
         return self._write(loop, Kind(self.files, self.keep))
 
-    def _write(self, loop, kind: Kind) -> Path | None:
+    def _write(self, loop: LoopView, kind: Kind) -> Path | None:
         """A disk that refuses is told in one line, and training goes on."""
         try:
             folder = checkpoint.save(loop, kind)
         except (OSError, RuntimeError, ValueError) as error:
-            warn(f"checkpoint at env step {loop.clocks.env_step} not written ({_reason(error)}); training goes on")
+            on = "" if loop.should_stop else "; training goes on"
+            warn(f"checkpoint at env step {loop.clocks.env_step} not written ({_reason(error)}){on}")
             return None
         return folder if loop.fabric.is_global_zero else None
 
@@ -109,7 +110,7 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def restore(loop, folder: Path) -> dict[str, Any]:
+def restore(loop: LoopView, folder: Path) -> dict[str, Any]:
     """Put a checkpoint back into a freshly built loop, see ``store.checkpoint.restore``; returns the manifest.
 
     The loop's ``Checkpoint`` goes on with the replay files that are there.

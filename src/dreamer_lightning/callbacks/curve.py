@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_lightning.callbacks.base import Callback, say, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, say, warn
 from dreamer_lightning.store.metrics import read_rows, series
 from dreamer_lightning.store.runfolder import METRICS, PLOTS
 
@@ -26,17 +26,17 @@ class Curve(Callback):
     def __init__(self, random_score: float | None = None, title: str | None = None):
         self.random_score, self.title = random_score, title
 
-    def on_fit_end(self, loop) -> None:
+    def on_fit_end(self, loop: LoopView) -> None:
         path = self._draw(loop)
         if path is not None:
             say(loop, f"learning curve: {path}")
 
-    def on_train_end(self, loop) -> None:
+    def on_train_end(self, loop: LoopView) -> None:
         path = self._draw(loop)
         if path is not None:
             loop.fabric.call("on_media", loop=loop, name="plots/learning_curve", path=path)
 
-    def _draw(self, loop) -> Path | None:
+    def _draw(self, loop: LoopView) -> Path | None:
         if not loop.fabric.is_global_zero:
             return None
         try:

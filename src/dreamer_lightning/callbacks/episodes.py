@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreamer_lightning.callbacks.base import Callback, is_episode
+from dreamer_lightning.callbacks.base import Callback, LoopView, is_episode
 from dreamer_lightning.types import EXPLORED, LOG_PREFIX
 
 
@@ -30,7 +30,7 @@ class Episodes(Callback):
         self.sums: dict[str, Tensor] = {}  # of episodes that go on, [num_envs]
         self.waiting: list[dict[str, float]] = []
 
-    def on_collect_end(self, loop, wire: TensorDictBase) -> None:
+    def on_collect_end(self, loop: LoopView, wire: TensorDictBase) -> None:
         next_ = wire["next"]
         reward = next_["reward"].squeeze(-1).double().cpu()  # [b t]
         done = next_["done"].squeeze(-1).cpu()  # [b t]
@@ -41,7 +41,7 @@ class Episodes(Callback):
         sums = self.sums
         if not sums or len(sums["score"]) != num_envs:
             sums = empty_sums(num_envs)
-        repeat = getattr(loop.env_factory, "repeat", 1)
+        repeat = loop.env_factory.repeat
         stride = num_envs * repeat * loop.fabric.world_size
         logged = _log_values(next_)
         clocks = loop.clocks  # they stand at the end of this wire batch
@@ -72,20 +72,20 @@ class Episodes(Callback):
         if loop.fabric.world_size == 1:
             self._emit(loop, self.waiting)
 
-    def on_log(self, loop, row: dict[str, Any]) -> None:
+    def on_log(self, loop: LoopView, row: dict[str, Any]) -> None:
         if loop.fabric.world_size > 1 and not is_episode(row):
             self._gather(loop)
 
-    def on_train_end(self, loop) -> None:
+    def on_train_end(self, loop: LoopView) -> None:
         if loop.fabric.world_size > 1:
             self._gather(loop)
 
-    def _gather(self, loop) -> None:
+    def _gather(self, loop: LoopView) -> None:
         parts: list[Any] = [None] * loop.fabric.world_size
         torch.distributed.all_gather_object(parts, self.waiting)
         self._emit(loop, sorted((row for part in parts for row in part), key=lambda row: row["env_step"]))
 
-    def _emit(self, loop, rows: list[dict[str, float]]) -> None:
+    def _emit(self, loop: LoopView, rows: list[dict[str, float]]) -> None:
         self.waiting = []
         for row in rows:
             loop.fabric.call("on_log", loop=loop, row=row)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamer_lightning.callbacks.base import Callback, say
+from dreamer_lightning.callbacks.base import Callback, LoopView, say
+from dreamer_lightning.callbacks.checkpoint import Checkpoint
 
 BYTES = {"uint8": 1, "bool": 1, "int32": 4, "float32": 4, "int64": 8, "float64": 8}
 
@@ -29,14 +30,14 @@ class Forecast(Callback):
         self.random_score, self.seconds_per_update, self.measure = random_score, seconds_per_update, measure
         self.total, self.done, self.started = 0, 0, 0.0
 
-    def on_fit_start(self, loop) -> None:
+    def on_fit_start(self, loop: LoopView) -> None:
         self.total = updates_to_come(loop)
         replay, model = replay_bytes(loop), model_bytes(loop)
         limited = loop.limits.updates or loop.limits.env_steps
         parts = [f"{self.total:,} updates to come" if limited else "as many updates as max_time lets through"]
         if self.seconds_per_update and limited:
             parts.append(f"about {_duration(self.total * self.seconds_per_update)}")
-        keep = next((cb.keep + 1 for cb in loop.callbacks if type(cb).__name__ == "Checkpoint"), 1)
+        keep = next((cb.keep + 1 for cb in loop.callbacks if isinstance(cb, Checkpoint)), 1)
         free = shutil.disk_usage(_existing(Path(loop.run_dir))).free
         need = replay + keep * model
         dreams = dream_bytes(loop)
@@ -48,7 +49,7 @@ class Forecast(Callback):
         if self.random_score is not None:
             say(loop, f"random policy: score {self.random_score:.1f}")
 
-    def on_train_batch_end(self, loop) -> None:
+    def on_train_batch_end(self, loop: LoopView) -> None:
         if self.seconds_per_update or self.done > 10 + self.measure:
             return
         self.done += 1
@@ -61,24 +62,23 @@ class Forecast(Callback):
             say(loop, f"forecast: {1 / seconds:.1f} updates/s{end} on this machine")
 
 
-def dream_bytes(loop) -> int:
+def dream_bytes(loop: LoopView) -> int:
     """Peak memory of one update's dreams.
 
     Numbers per dreamed state, fitted to peak resident memory at 50 and 150 steps (size1m, 256 starts): three times
     ``feat`` and eleven times the critic's bins; gradients through the dynamics keep 33 times ``deter`` more.
     """
-    dreamer, replay = loop.dreamer, loop.replay
-    actor = getattr(dreamer, "actor_critic", None)
-    if actor is None or not hasattr(replay, "length"):
-        return 0
+    replay, model = loop.replay, loop.dreamer.world_model
+    actor: Any = loop.dreamer.actor_critic
+    rssm: Any = model.rssm
     states = actor.starts(replay.batch_size, replay.length - 1) * (actor.imag_length + 1)
-    numbers = 3 * dreamer.world_model.feat_dim + 11 * len(getattr(actor.value, "bins", ()))
+    numbers = 3 * model.feat_dim + 11 * len(getattr(actor.value, "bins", ()))
     if actor.gradient.needs_gradient:
-        numbers += 33 * dreamer.world_model.rssm.deter_dim
+        numbers += 33 * rssm.deter_dim
     return 4 * states * numbers
 
 
-def updates_to_come(loop) -> int:
+def updates_to_come(loop: LoopView) -> int:
     """Gradient steps until the first limit is reached."""
     limits, clocks = loop.limits, loop.clocks
     counts = []
@@ -92,7 +92,7 @@ def updates_to_come(loop) -> int:
     return max(0, min(counts, default=0))
 
 
-def record_bytes(loop) -> int:
+def record_bytes(loop: LoopView) -> int:
     """Bytes of one record in the replay: observations, action, reward, flags and the packed latent."""
     size = sum(_numel(s.shape) * BYTES.get(s.dtype, 4) for s in loop.specs.obs.values())
     size += 4 * loop.specs.action_dim + 4 + 3
@@ -100,15 +100,15 @@ def record_bytes(loop) -> int:
     return size + sum(state[name].nbytes for name in ("deter", "stoch") if isinstance(state.get(name), Tensor))
 
 
-def replay_bytes(loop) -> int:
+def replay_bytes(loop: LoopView) -> int:
     """Bytes of the full replay, or of all the steps that this run will collect, if these are fewer."""
     steps = loop.replay.slots * loop.replay.num_streams or loop.replay.capacity  # the ring may be smaller: capacity_gb
     if loop.limits.env_steps:
-        steps = min(steps, loop.limits.env_steps // getattr(loop.env_factory, "repeat", 1) + 1)
+        steps = min(steps, loop.limits.env_steps // loop.env_factory.repeat + 1)
     return steps * (loop.replay.bytes_per_step or record_bytes(loop))
 
 
-def model_bytes(loop) -> int:
+def model_bytes(loop: LoopView) -> int:
     """Bytes of a checkpoint's weights and optimiser (two moments)."""
     return 3 * sum(p.nbytes for p in loop.dreamer.parameters()) + sum(b.nbytes for b in loop.dreamer.buffers())
 

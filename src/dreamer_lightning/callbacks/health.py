@@ -7,7 +7,7 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-from dreamer_lightning.callbacks.base import Callback, is_episode, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, is_episode, warn
 from dreamer_lightning.envs.guarded import Failures
 
 TOLD = 5  # warnings of one kind between two rows; the rest is counted
@@ -33,22 +33,26 @@ class Health(Callback):
         self.usual = Usual()
         self.quiet = 0  # updates until the next jump is told
 
-    def on_collect_end(self, loop) -> None:
+    def on_collect_end(self, loop: LoopView) -> None:
         for event in self.failures.read() if self.failures else []:
             kind, env, what = event["kind"], event["env"], event["what"]
             more = f", the episode is cut and the environment made anew\n{event['details']}" if kind != "masked" else ""
             self._event("masked" if kind == "masked" else "env_failures", f"environment {env} {what}{more}".rstrip())
 
-    def on_train_batch_end(self, loop) -> None:
-        sanity = loop.update.sanity
-        for event in sanity.events:
+    def on_train_batch_end(self, loop: LoopView) -> None:
+        for event in loop.sanity.events:
             self._event("skipped_updates", f"update {loop.clocks.update} left out: {event}")
-        sanity.events.clear()
-        jump = self.usual.judge(sanity.loss)
-        self.quiet -= 1
-        if jump and self.quiet <= 0:
-            self.quiet = PAST
-            self._event("jumps", f"loss {jump} at update {loop.clocks.update}, env step {loop.clocks.env_step}")
+        loop.sanity.events.clear()
+        for loss in loop.sanity.losses:
+            jump = self.usual.judge(loss)
+            self.quiet -= 1
+            if jump and self.quiet <= 0:
+                self.quiet = PAST
+                self._event("jumps", f"loss {jump} at update {loop.clocks.update}, env step {loop.clocks.env_step}")
+        loop.sanity.losses.clear()
+
+    def on_save_checkpoint(self, loop: LoopView) -> None:
+        self.on_train_batch_end(loop)  # the loss of the last update may have come only now
 
     def on_log(self, row: dict[str, Any]) -> None:
         if not is_episode(row):

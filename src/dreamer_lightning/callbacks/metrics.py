@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamer_lightning.callbacks.base import CLOCKS, Callback, is_episode, warn
+from dreamer_lightning.callbacks.base import CLOCKS, Callback, LoopView, is_episode, warn
 from dreamer_lightning.store.atomic import write_atomic
 from dreamer_lightning.store.runfolder import METRICS
 
@@ -155,7 +155,7 @@ class Metrics(Callback):
         self.file: RowFile | None = None
         self._state: dict[str, Any] | None = None
 
-    def on_fit_start(self, loop) -> None:
+    def on_fit_start(self, loop: LoopView) -> None:
         if loop.fabric.is_global_zero and self.file is None:
             state = self._state or {"rows": 0, "pending": []}
             self.file = RowFile(Path(loop.run_dir) / METRICS, rows=state["rows"])
@@ -165,7 +165,7 @@ class Metrics(Callback):
     def on_train_batch_end(self, metrics: dict[str, Tensor]) -> None:
         self.mean.add(metrics)
 
-    def on_log(self, loop, row: dict[str, Any]) -> None:
+    def on_log(self, loop: LoopView, row: dict[str, Any]) -> None:
         if not is_episode(row):
             several = loop.fabric.world_size > 1
             means = self.mean.pop((lambda x: loop.fabric.all_reduce(x, reduce_op="mean")) if several else None)
@@ -193,7 +193,7 @@ class Metrics(Callback):
         if self.file is not None:
             self.file = RowFile(self.file.path, rows=state["rows"])
 
-    def on_fit_end(self, loop) -> None:
+    def on_fit_end(self, loop: LoopView) -> None:
         if self.file is not None:
             self.file.sync()
         for logger in loop.fabric.loggers:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dreamer_lightning.callbacks.base import Callback, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, warn
 
 EXIT = 3  # code of a process that ends because another one is gone
 
@@ -29,7 +29,7 @@ class Peers(Callback):
         self.others: dict[int, int] = {}  # rank -> process id, on this machine
         self.over = threading.Event()
 
-    def on_fit_start(self, loop) -> None:
+    def on_fit_start(self, loop: LoopView) -> None:
         if loop.fabric.world_size == 1:
             return
         known: list = [None] * loop.fabric.world_size
@@ -61,7 +61,7 @@ class Peers(Callback):
                 self._say(rank)
         self.over.set()
 
-    def on_fit_end(self, loop) -> None:
+    def on_fit_end(self, loop: LoopView) -> None:
         if loop.fabric.world_size > 1:
             loop.fabric.barrier()  # nobody leaves before all are done
         self.over.set()

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
-from dreamer_lightning.callbacks.base import Callback, is_episode, tell
+from dreamer_lightning.callbacks.base import Callback, LoopView, is_episode, tell
 
 BAR, PERCENT = 20, 4  # columns of a terminal
 EVALS = ("eval/greedy_score", "eval/sampled_score")
@@ -31,7 +31,7 @@ class Progress(Callback):
         self.rate: tuple[float, int, dict[str, float]] | None = None  # time, update, timers at the last look
         self.begin: tuple[float, float] = (0.0, 0.0)  # time, fraction done at the start
 
-    def on_fit_start(self, loop) -> None:
+    def on_fit_start(self, loop: LoopView) -> None:
         if not loop.fabric.is_global_zero or not self.enabled:
             return
         self.begin = (time.monotonic(), fraction(loop))
@@ -53,13 +53,13 @@ class Progress(Callback):
                 best = self.evals.get(name, {}).get("best", -math.inf)
                 self.evals[name] = {"last": value, "best": max(best, value)}
 
-    def on_collect_end(self, loop) -> None:
+    def on_collect_end(self, loop: LoopView) -> None:
         self._show(loop)
 
-    def on_train_batch_end(self, loop) -> None:
+    def on_train_batch_end(self, loop: LoopView) -> None:
         self._show(loop)
 
-    def _show(self, loop) -> None:
+    def _show(self, loop: LoopView) -> None:
         now = time.monotonic()
         if self.rate is None or now - self.shown < (1.0 if self.bar else self.every):
             return
@@ -71,7 +71,7 @@ class Progress(Callback):
         else:
             tell(", ".join([*parts[1:], parts[0]]))
 
-    def _parts(self, loop) -> list[str]:
+    def _parts(self, loop: LoopView) -> list[str]:
         """What there is to say, the most important first."""
         now, clocks = time.monotonic(), loop.clocks
         then, update, timers = self.rate or (now, clocks.update, {})
@@ -86,7 +86,7 @@ class Progress(Callback):
             self.rate = (now, clocks.update, dict(loop.timers))
         return parts
 
-    def _left(self, loop) -> str:
+    def _left(self, loop: LoopView) -> str:
         done, (start, before) = fraction(loop), self.begin
         if done <= before + 1e-6:
             return "?"
@@ -100,12 +100,12 @@ class Progress(Callback):
     def on_exception(self) -> None:
         self._stop()
 
-    def on_fit_end(self, loop) -> None:
+    def on_fit_end(self, loop: LoopView) -> None:
         self._stop()
         if loop.fabric.is_global_zero:
             self._table(loop)
 
-    def _table(self, loop) -> None:
+    def _table(self, loop: LoopView) -> None:
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -114,7 +114,7 @@ class Progress(Callback):
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         clocks = loop.clocks
-        table.add_row("task", getattr(loop.env_factory, "name", "?"))
+        table.add_row("task", loop.env_factory.name)
         table.add_row("env steps", f"{clocks.env_step:,}")
         table.add_row("updates", f"{clocks.update:,}")
         table.add_row("time", clock(clocks.seconds))
@@ -158,7 +158,7 @@ def fitting(parts: list[str], width: int) -> str:
     return ", ".join(parts)
 
 
-def fraction(loop) -> float:
+def fraction(loop: LoopView) -> float:
     """Share of the run that is done, by the limit that is nearest."""
     limits, clocks = loop.limits, loop.clocks
     shares = [0.0]

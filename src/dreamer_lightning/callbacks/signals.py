@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import Any
 
-from dreamer_lightning.callbacks.base import Callback, say
+from dreamer_lightning.callbacks.base import Callback, LoopView, say
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,13 +32,13 @@ class Signals(Callback):
             os._exit(130)
         self.received = number
 
-    def on_collect_end(self, loop) -> None:
+    def on_collect_end(self, loop: LoopView) -> None:
         self._pass_on(loop)
 
-    def on_train_batch_end(self, loop) -> None:
+    def on_train_batch_end(self, loop: LoopView) -> None:
         self._pass_on(loop)
 
-    def _pass_on(self, loop) -> None:
+    def _pass_on(self, loop: LoopView) -> None:
         if self.received and not loop.should_stop:
             again = " (again to stop at once)" if self.received == signal.SIGINT else ""
             say(loop, f"{signal.Signals(self.received).name}: saving and stopping{again}")

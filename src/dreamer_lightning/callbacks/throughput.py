@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dreamer_lightning.callbacks.base import Callback, is_episode
+from dreamer_lightning.callbacks.base import Callback, LoopView, is_episode
 
 
 class Throughput(Callback):
@@ -22,10 +22,10 @@ class Throughput(Callback):
     def __init__(self):
         self.before: tuple[float, int, int, dict[str, float]] | None = None
 
-    def on_train_start(self, loop) -> None:
+    def on_train_start(self, loop: LoopView) -> None:
         self.before = self._now(loop)
 
-    def on_log(self, loop, row: dict[str, Any]) -> None:
+    def on_log(self, loop: LoopView, row: dict[str, Any]) -> None:
         if is_episode(row):
             return
         now = self._now(loop)
@@ -41,8 +41,8 @@ class Throughput(Callback):
         self.before = now
 
     @staticmethod
-    def _now(loop) -> tuple[float, int, int, dict[str, float]]:
-        return time.monotonic(), loop.clocks.env_step, loop.clocks.update, dict(getattr(loop, "timers", {}))
+    def _now(loop: LoopView) -> tuple[float, int, int, dict[str, float]]:
+        return time.monotonic(), loop.clocks.env_step, loop.clocks.update, dict(loop.timers)
 
 
 def peak_ram() -> int:

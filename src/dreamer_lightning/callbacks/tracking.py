@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from dreamer_lightning.callbacks.base import Callback, say, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, say, warn
 from dreamer_lightning.store.runfolder import SECRET
 
 AXES = ("env_step", "agent_step", "update")
@@ -67,7 +67,7 @@ class Tracking(Callback):
         self.logger: Any = None
         self.offline = False
 
-    def on_fit_start(self, loop) -> None:
+    def on_fit_start(self, loop: LoopView) -> None:
         mode = resolve_mode(self.mode)
         if mode == "disabled" or not loop.fabric.is_global_zero:
             return
@@ -113,7 +113,7 @@ class Tracking(Callback):
             self.best |= better
             self._guard(self.logger.experiment.summary.update, {f"best/{k}": v for k, v in better.items()})
 
-    def on_media(self, loop, name: str, path: Path) -> None:
+    def on_media(self, loop: LoopView, name: str, path: Path) -> None:
         """Upload one file: mp4 and gif as video, png as picture."""
         if self.logger is None:
             return
@@ -136,7 +136,7 @@ class Tracking(Callback):
     def on_exception(self) -> None:
         self._finish(1)
 
-    def on_fit_end(self, loop) -> None:
+    def on_fit_end(self, loop: LoopView) -> None:
         folder = self._finish(0)
         if folder is not None and self.offline:
             others = sorted(folder.parent.glob(f"offline-run-*-{self.id}"))

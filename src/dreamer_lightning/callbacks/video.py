@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dreamer_lightning.callbacks.base import Callback, warn
+from dreamer_lightning.callbacks.base import Callback, LoopView, warn
 from dreamer_lightning.store.runfolder import VIDEOS
 
 
@@ -37,17 +37,17 @@ class Video(Callback):
         self.count, self.failed = 0, False
         self.episodes: Any = None  # of the last evaluation, while not yet drawn
 
-    def on_validation_end(self, loop, episodes: Any = None) -> None:
+    def on_validation_end(self, loop: LoopView, episodes: Any = None) -> None:
         self.episodes = episodes
         if self.every and self.count % self.every == 0:
             self._write(loop)
         self.count += 1
 
-    def on_train_end(self, loop) -> None:
+    def on_train_end(self, loop: LoopView) -> None:
         if self.count and self.episodes is not None:
             self._write(loop)
 
-    def _write(self, loop) -> None:
+    def _write(self, loop: LoopView) -> None:
         episodes, self.episodes = self.episodes, None
         if not loop.fabric.is_global_zero:
             return
@@ -67,7 +67,7 @@ class Video(Callback):
             if self.keep and folder.exists():
                 self._prune(folder)
 
-    def _film(self, loop, folder: Path) -> Iterator[tuple[str, Path]]:
+    def _film(self, loop: LoopView, folder: Path) -> Iterator[tuple[str, Path]]:
         if not self.film:
             return
         from dreamer_lightning.evaluation.pictures import write_video
@@ -86,7 +86,7 @@ class Video(Callback):
         if played and played[0].frames:
             yield "video/episode", write_video(folder / f"{_stem(loop)}-episode.mp4", played[0].frames, self.fps)
 
-    def _dream(self, loop, episodes: list[Any], folder: Path) -> Iterator[tuple[str, Path]]:
+    def _dream(self, loop: LoopView, episodes: list[Any], folder: Path) -> Iterator[tuple[str, Path]]:
         episode = next((e for e in episodes if not e.greedy and e.kept > 6), None)
         if episode is None:
             return
@@ -125,5 +125,5 @@ class Video(Callback):
         self.count = state["count"]
 
 
-def _stem(loop) -> str:
+def _stem(loop: LoopView) -> str:
     return f"{int(loop.clocks.env_step):010d}"

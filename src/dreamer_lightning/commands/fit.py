@@ -58,7 +58,7 @@ from dreamer_lightning.runtime import repeatable
 from dreamer_lightning.schedule import Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Size, Specs, UserError
-from dreamer_lightning.updates import StaticUpdate, Update, check_capture, compiled
+from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
 
 
 def fit(
@@ -219,8 +219,8 @@ def fit(
     callbacks += build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
 
     generator = torch.Generator(devices.device).manual_seed(seed * 1009 + rank + 1)  # of the training noise
-    update = (StaticUpdate if cuda_graph else Update)(devices, dreamer, module, optim, records, generator)
-    update.sanity.skip = faults.update == "skip"
+    kind = StaticUpdate if cuda_graph else SkippingUpdate if faults.update == "skip" else Update
+    update = kind(devices, dreamer, module, optim, records, generator)
     loop = Loop(
         fabric=devices,
         dreamer=dreamer,

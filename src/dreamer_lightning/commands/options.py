@@ -158,7 +158,7 @@ class FaultOptions:
 
     Args:
         numbers: NaN or infinity in an observation or a reward: stop (state saved), or mask (0 in its place).
-        update: NaN or infinity in a loss or a gradient: stop (state saved), or skip (the update is left out).
+        update: NaN or infinity in a loss or a gradient: stop (at the last checkpoint), or skip (leave the update out).
         env_failures: failures in a row of one environment that stop the run (state saved); before, it is made anew.
         env_timeout: time without an answer after which an environment counts as failed.
     """

@@ -90,10 +90,12 @@ def _write_rank(loop: Any, kind: Kind, folder: Path, final: Path) -> None:
     rank = loop.fabric.global_rank
     files: dict[str, Any] = {}
     replay: dict[str, Any] = {}
+    if rank == 0 and not finite(loop.dreamer):
+        raise ValueError("the weights are not finite")
+    if not loop.sound():  # before the replay is saved: latents of the last update may still be on their way
+        raise ValueError("the last update was not finite")
     if rank == 0:
-        if not finite(loop.dreamer):
-            raise ValueError("the weights are not finite")
-        state = {"loop": loop.state_dict()}  # before the replay, which it may still complete
+        state = {"loop": loop.state_dict()}
         loop.fabric.call("on_save_checkpoint", loop=loop, state=state)
     if kind.score is None:
         own = rank_state(loop)
@@ -162,7 +164,7 @@ def finite(module: torch.nn.Module) -> bool:
 def rank_state(loop: Any) -> dict[str, Any]:
     """What each rank saves for itself: the loop's own part of it, and every callback's state."""
     return {
-        "loop": loop.rank_state_dict() if hasattr(loop, "rank_state_dict") else {},
+        "loop": loop.rank_state_dict(),
         "callbacks": {name: cb.state_dict() for name, cb in _keys(loop.callbacks)},
     }
 
@@ -211,7 +213,7 @@ def restore(loop: Any, folder: Path, replay: ReplayFiles) -> tuple[dict[str, Any
     own = folder / f"rank-{rank if rank < saved_world else 0}.pt"
     if own.exists():
         part = load_tensors(own)
-        if world == saved_world and hasattr(loop, "load_rank_state_dict"):
+        if world == saved_world:
             saved_on, here = part["loop"].get("random", {}).get("device"), loop.fabric.device.type
             if saved_on not in (None, here):
                 said += [f"saved on {saved_on}, going on on {here}: random draws begin anew"]

@@ -58,14 +58,7 @@ class Learner:
         parts = (self.fabric, self.dreamer, self.module, self.optimizer)
         generator = torch.Generator(self.device).manual_seed(0)
         made = (StaticUpdate if static else Update)(*parts, None, generator)  # type: ignore[arg-type]
-        if not isinstance(made, StaticUpdate):
-            return lambda: made.step(self.batch, None)
-
-        def replayed() -> Any:
-            made.fill(self.batch)
-            return made.run()
-
-        return replayed
+        return lambda: made.run(self.batch)
 
     def stepwise(self) -> Learner:
         """The same with the readable step-by-step model in place of the scans, on weights of its own."""
