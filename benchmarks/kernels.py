@@ -1,4 +1,4 @@
-"""Times the compiled kernels against their twins in torch, in turns: medians in microseconds, value and gradient.
+"""Times the compiled kernels against what plain torch computes, in turns: medians in microseconds, value and gradient.
 
 OMP_NUM_THREADS=1 python benchmarks/kernels.py
 """
@@ -9,7 +9,8 @@ import time
 
 import torch
 
-from dreamer_lightning.kernels import fused, native, products
+from dreamer_lightning import kernels
+from dreamer_lightning.kernels import dense, fused, native
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.rssm import BlockRSSM
@@ -19,7 +20,7 @@ from dreamer_lightning.types import Latent
 
 def clock(function, inputs, plain: bool, inner: int) -> float:
     """Microseconds of a call and, where an input learns, its backward."""
-    with fused.eager() if plain else contextlib.nullcontext():
+    with native.unused() if plain else contextlib.nullcontext():
         start = time.perf_counter()
         for _ in range(inner):
             out = function(*inputs)
@@ -38,7 +39,7 @@ def row(name: str, function, *inputs: torch.Tensor) -> None:
 
 def main() -> None:
     keep_memory()
-    print(f"{torch.get_num_threads()} threads; {native.why_not() or 'compiled'}")
+    print(f"{torch.get_num_threads()} threads; {native.load() or 'compiled'}")
     print("| | torch, us | here, us | ratio |\n|---|--:|--:|--:|")
     draw = lambda *shape: torch.randn(*shape, requires_grad=True)  # noqa: E731
     bins = symexp_bins(255)
@@ -49,10 +50,6 @@ def main() -> None:
             draw(n, 512),
             draw(512),
         )
-        row(
-            f"gates [8 {n} 192], forward", fused.gru, *(x.detach() for x in (draw(8, n, 192), draw(1536), draw(n, 512)))
-        )
-        row(f"gates [8 {n} 192], forward and backward", fused.gru, draw(8, n, 192), draw(1536), draw(n, 512))
         noise = torch.rand(n, 32)
         row(f"draws [{n} 32 4]", lambda x, noise=noise: fused.draw(x, noise, 0.01), draw(n, 32, 4).detach())
     rows = 16384
@@ -61,12 +58,12 @@ def main() -> None:
     row(f"two two-hot losses [{rows} 255], both", lambda x: fused.twohot_loss(x, index, weight), draw(rows, 255))
     row(
         f"dense 640 to 64 [{rows}], forward",
-        products.linear,
+        dense.linear,
         *(x.detach() for x in (draw(rows, 640), draw(64, 640), draw(64))),
     )
     row(
         f"dense 64 to 255 [{rows}], forward",
-        products.linear,
+        dense.linear,
         *(x.detach() for x in (draw(rows, 64), draw(255, 64), draw(255))),
     )
     loops()
@@ -76,6 +73,7 @@ def loops() -> None:
     """Over the steps of a size1m model."""
     torch.manual_seed(0)
     rssm, mlp = BlockRSSM(6, 64), MLP(640, 64, 3).requires_grad_(False)
+    kernels.accelerate(torch.nn.ModuleList([rssm, mlp]))
     start, first = rssm.initial(16), torch.rand(16, 64) < 0.01
     noise = rssm.noise(16, 64)
 

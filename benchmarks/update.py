@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=2 python benchmarks/update.py [imag_last] [--compare] [--against CHECKOUT] [--actor_gradient mix]
 
-With ``--compare`` updates take turns: with the compiled kernels and products in stretches, and without either. With
-``--against`` they take turns with those of another checkout of this project, in a process of its own.
+With ``--compare`` updates take turns: those of an agent with fast twins, of one whose twins do without compiled
+kernels, and of a plain one. With ``--against`` they take turns with those of another checkout of this project, in a
+process of its own.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import torch
 
+from dreamer_lightning import kernels
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.kernels import fused
+from dreamer_lightning.kernels import native
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.optim import LaProp
@@ -29,7 +31,7 @@ from dreamer_lightning.world_model import WorldModel
 GRADIENTS = {"reinforce": ScoreFunction, "dynamics": Pathwise, "mix": Mix}
 
 
-def build(imag_last: int, actor_gradient: str = "reinforce"):
+def build(imag_last: int, actor_gradient: str = "reinforce", fast: bool = True):
     """An update as a function, on one fixed batch of random records."""
     torch.manual_seed(0)
     obs = {"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}
@@ -37,6 +39,8 @@ def build(imag_last: int, actor_gradient: str = "reinforce"):
     model = WorldModel(specs)
     actor_critic = ActorCritic(specs, model.feat_dim, imag_last=imag_last, gradient=GRADIENTS[actor_gradient])
     agent = Dreamer(model, actor_critic)
+    if fast:
+        kernels.accelerate(agent)
     optimizer = LaProp([p for p in agent.parameters() if p.requires_grad])
     b, t = 16, 65
     none = torch.zeros(b, t, dtype=torch.bool)
@@ -53,9 +57,9 @@ def build(imag_last: int, actor_gradient: str = "reinforce"):
     return update
 
 
-def clock(update, plain: bool) -> float:
-    """Seconds of one update; ``plain`` leaves everything to torch."""
-    with fused.eager() if plain else contextlib.nullcontext():
+def clock(update, compiled: bool = True) -> float:
+    """Seconds of one update, with compiled kernels or without."""
+    with contextlib.nullcontext() if compiled else native.unused():
         start = time.perf_counter()
         update()
         return time.perf_counter() - start
@@ -89,23 +93,23 @@ def main() -> None:
     update, threads = build(given.imag_last, given.actor_gradient), torch.get_num_threads()
     if given.serve:
         for _ in sys.stdin:
-            print(clock(update, plain=False), flush=True)
+            print(clock(update), flush=True)
         return
     if given.against:
         theirs = Server(given.against, given.imag_last, given.actor_gradient)
-        times = [(clock(update, plain=False), theirs.update()) for _ in range(26)][5:]
+        times = [(clock(update), theirs.update()) for _ in range(26)][5:]
         ours, other = (statistics.median(column) for column in zip(*times, strict=True))
         ratio = statistics.median(a / b for a, b in times)
         print(f"{ours:.3f} s here, {other:.3f} s there, {threads} threads; {ratio:.2f} of the time, pair by pair")
         return
-    modes = [False, True] if given.compare else [False]
-    times = [[clock(update, plain) for plain in modes] for _ in range(12)][5:]
-    print(f"{statistics.median(row[0] for row in times):.3f} s an update, {threads} threads")
+    ways = {"fast twins": (update, True)}
     if given.compare:
-        ratio = statistics.median(row[0] / row[1] for row in times)
-        print(
-            f"{statistics.median(row[1] for row in times):.3f} s by torch alone; with kernels {ratio:.2f} of the time"
-        )
+        ways["twins by torch alone"] = (update, False)
+        ways["plain"] = (build(given.imag_last, given.actor_gradient, fast=False), False)
+    rounds = [[clock(*way) for way in ways.values()] for _ in range(12)][5:]
+    for name, column in zip(ways, zip(*rounds, strict=True), strict=True):
+        ratio = statistics.median(a / b for a, b in zip(column, (row[-1] for row in rounds), strict=True))
+        print(f"{statistics.median(column):.3f} s an update, {threads} threads: {name}; {ratio:.2f} of the last line's")
 
 
 if __name__ == "__main__":

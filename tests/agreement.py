@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 
 import tiny
+from dreamer_lightning import kernels
 from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput, by_module
 
 B, T, H = 2, 3, 2  # short: a graph holds every step
 
 
 def agent(gradient: str, device: str = "cpu", steps: bool = False) -> Dreamer:
-    """The tiny agent; ``steps`` takes the readable step-by-step model in place of the scans.
+    """The tiny agent; ``steps`` leaves it as it is built, without fast twins.
 
     Rewards and values are near zero, as trained heads have them: raw random ones reach 1e8, where rounding is all.
     """
@@ -19,9 +20,10 @@ def agent(gradient: str, device: str = "cpu", steps: bool = False) -> Dreamer:
     for head in (dreamer.world_model.reward, dreamer.actor_critic.value, dreamer.actor_critic.slow_critic):
         bins = len(head.out.bias)
         head.out.bias.data -= 0.5 * (torch.arange(bins) - bins // 2).abs()
-    if steps:
-        dreamer.world_model.rssm.scannable = False
-    return dreamer.to(device)
+    dreamer.to(device)
+    if not steps:
+        kernels.accelerate(dreamer)
+    return dreamer
 
 
 def inputs(dreamer: Dreamer, device: str = "cpu") -> tuple[dict, Noise]:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "ops": NOUNS | {"ops"},
-    "nets": NOUNS | {"ops", "nets", "kernels"},
+    "nets": NOUNS | {"ops", "nets"},
     "kernels": NOUNS | {"ops", "nets", "kernels"},
     "optim": NOUNS | {"optim"},
     "world_model": MODEL,
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "loop": BORDERS | {"updates", "sanity", "migration"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "sanity", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
-    "agent": BORDERS | {"evaluation", "config", "configfiles", "commands"},  # rebuilds a run's networks
+    "agent": BORDERS | {"evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
     "interop": AGENT,
     "commands": EVERYTHING | {"commands", "explain", "kernels", "runtime", ""},
     "workshop": EVERYTHING | {"commands", "configfiles", "kernels", "workshop"},

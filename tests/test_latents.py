@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from dreamer_lightning import kernels
 from dreamer_lightning.nets.gru import GRURSSM, LayerNormGRU, LearnedStartRSSM, PlainGRU
 from dreamer_lightning.nets.latents import Categorical, Gaussian, batch_mean, normal_entropy, normal_kl, per_step
 from dreamer_lightning.nets.rssm import BlockRSSM
@@ -124,5 +125,6 @@ def test_any_recurrence_goes_with_any_latents(core, kind):
 
 
 def test_block_rssm_with_gaussians_takes_the_slow_way():
-    assert not BlockRSSM(2, 6, deter=16, hidden=8, blocks=2, latents=Gaussian).scannable
-    assert BlockRSSM(2, 6, deter=16, hidden=8, blocks=2).scannable
+    for latents in (Gaussian, None):
+        rssm = BlockRSSM(2, 6, deter=16, hidden=8, blocks=2, latents=latents)
+        assert ("BlockRSSM" in kernels.accelerate(rssm).twins) == (latents is None)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dreamer_lightning import kernels
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import Latent, UserError
 
@@ -26,7 +27,8 @@ def inputs(b=5, t=9):
 
 def observe_and_backward(scan: bool) -> dict[str, torch.Tensor]:
     rssm, (latent, action, embed, is_first) = make(), inputs()
-    rssm.scannable = scan
+    if scan:
+        kernels.accelerate(rssm)
     generator = torch.Generator().manual_seed(2)
     post, logits = rssm.observe(latent, action, embed, is_first, rssm.noise(5, 9, generator=generator))
     total = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (post.deter, post.stoch, logits))
@@ -101,7 +103,8 @@ def test_blocks_must_divide_deter():
 
 def retrace_and_backward(scan: bool) -> dict[str, torch.Tensor]:
     rssm, n, h = make(), 5, 6
-    rssm.scannable = scan
+    if scan:
+        kernels.accelerate(rssm)
     generator = torch.Generator().manual_seed(4)
     action = torch.randn(n, h + 1, 6, generator=generator).requires_grad_()
     start = Latent(torch.randn(n, 64, generator=generator), torch.zeros(n, 32))

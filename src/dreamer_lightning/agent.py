@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning import config, configfiles
+from dreamer_lightning import config, configfiles, kernels
 from dreamer_lightning.commands.networks import build_dreamer, load_weights
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
@@ -81,6 +81,7 @@ class Agent:
             dreamer.to(target)
         except (RuntimeError, AssertionError) as error:  # what torch says of devices that it does not have
             raise UserError(f"--device: '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+        kernels.accelerate(dreamer)
         return cls(dreamer, seed, folder, state["clocks"])
 
     def initial(self, n: int = 1) -> State:

@@ -182,21 +182,6 @@ class Latent(NamedTuple):
         return Latent(torch.stack([x.deter for x in steps], -2), torch.stack([x.stoch for x in steps], -2))
 
 
-class Joined(Latent):
-    """A latent whose parts lie side by side in ``feat`` [*b, d+z] already, which is not joined anew."""
-
-    @classmethod
-    def of(cls, feat: Tensor, deter_dim: int) -> Joined:
-        self = cls(feat[..., :deter_dim], feat[..., deter_dim:])
-        self.__dict__["whole"] = feat
-        return self
-
-    @property
-    def feat(self) -> Tensor:
-        whole = self.__dict__.get("whole")  # what rebuilds it from its parts alone (a map over a tree) leaves none
-        return torch.cat([self.deter, self.stoch], -1) if whole is None else whole
-
-
 @dataclass
 class Size:
     """Network sizes that presets refer to as ``${size.units}`` and so on.

@@ -15,7 +15,7 @@ from dreamer_lightning.workshop.bench.baseline import Plan, build
 from dreamer_lightning.workshop.bench.system import LoopWatch
 
 CPU = torch.device("cpu")
-MODE = "kernels" if native.library() else "eager"
+MODE = "eager" if native.load() else "kernels"
 WALKER = Specs({"orientations": Space((14,)), "height": Space(()), "velocity": Space((9,))}, {"action": Space((6,))})
 FIELDS = {  # what the project's tables are made of
     *(

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 
 from dreamer_lightning.commands.options import FabricOptions
-from dreamer_lightning.kernels import native
+from dreamer_lightning.kernels import Report
 from dreamer_lightning.types import UserError
 from dreamer_lightning.updates import as_they_are
 
@@ -142,13 +142,10 @@ def build_fabric(options: FabricOptions, loggers: Sequence[Any] = (), callbacks:
     return fabric
 
 
-def hardware(fabric: Fabric) -> str:
+def hardware(fabric: Fabric, speed: Report) -> str:
     """What trains, in a line: device, precision, and on a CPU threads and whether the compiled kernels are in use."""
     found = f"training on {fabric.device.type} in {fabric._precision.precision}"
     if fabric.device.type != "cpu":
         return found
-    threads, missing = torch.get_num_threads(), native.why_not()
-    found += f" with {threads} thread{'s' * (threads > 1)}"
-    return found + (
-        f", without compiled kernels, 1.5 to 2 times slower: {missing}" if missing else ", compiled kernels"
-    )
+    threads = torch.get_num_threads()
+    return f"{found} with {threads} thread{'s' * (threads > 1)}, {speed}"

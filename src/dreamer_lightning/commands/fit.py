@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from dreamer_lightning import kernels
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.callbacks.base import say
 from dreamer_lightning.callbacks.checkpoint import restore
@@ -194,6 +195,7 @@ def fit(
         check_shapes(dreamer, found)
     loaded = load_fitting(dreamer, init_from) if init_from and not found else ""
     module, optim = devices.setup(compiled(devices, dreamer) if compile else dreamer, optimizer(parts(dreamer)))
+    speed = kernels.accelerate(dreamer)
     if cuda_graph:
         check_capture(devices, optim)
 
@@ -236,7 +238,7 @@ def fit(
         evaluate=evaluator.evaluate if evaluator else None,
         callbacks=callbacks,
     )
-    say(loop, hardware(devices))
+    say(loop, hardware(devices, speed))
     if found:
         restore(loop, found)
         say(loop, f"resumed at update {loop.clocks.update}")

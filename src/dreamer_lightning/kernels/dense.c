@@ -5,12 +5,18 @@
 
 #include "kernels.c"
 
-#ifdef __AVX512F__
-#define WIDE 16 /* numbers in a vector register */
-#define ROWS 8  /* rows that are worked on at once: ROWS x 2 registers hold sums */
+#ifdef __AVX512F__ /* 32 registers */
+#define WIDE 16    /* numbers in a vector register */
+#define ROWS 8     /* rows that are worked on at once: ROWS x 2 registers hold sums */
+#define BLOCK 32   /* rows that one thread takes through all layers at once: what is between them stays in its cache */
+#elif defined(__AVX2__) /* 16 registers: 12 of sums, 2 of the kernel, 1 of x */
+#define WIDE 8
+#define ROWS 6
+#define BLOCK 48
 #else
 #define WIDE 8
 #define ROWS 4
+#define BLOCK 32
 #endif
 #define PANEL (2 * WIDE) /* columns that are worked on at once */
 
@@ -114,8 +120,7 @@ static inline void clear(float *restrict out, long by_out, long rows, long n) {
   for (long r = 0; r < rows; r++) memset(out + r * by_out, 0, sizeof(float) * n);
 }
 
-#define BLOCK 32 /* rows that one thread takes through all layers at once: what is between them stays in its cache */
-#define MOST 8   /* hidden layers */
+#define MOST 8 /* hidden layers */
 
 typedef struct {
   const float *x;                 /* [n in] */

@@ -5,45 +5,23 @@ An update from 1024 states spends as long in such chains as in matrix products i
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamer_lightning.kernels import native
+from dreamer_lightning.kernels import native, slopes
 from dreamer_lightning.ops import onehot
-from dreamer_lightning.ops.scalars import tanh, twohot_decode
+from dreamer_lightning.ops.scalars import twohot_decode
 
 PLAIN = (Tensor, torch.nn.Parameter)  # not a fake one, whose memory is elsewhere
 wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # nor one of torch.func's
 PARTS = 16  # sums into which a reduction over rows is cut: fixed, so that the result does not depend on threads
 
-_off = False
-
-
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """The twins in torch, and dense layers in one piece, inside."""
-    global _off
-    before, _off = _off, True
-    try:
-        yield
-    finally:
-        _off = before
-
-
-def is_off() -> bool:
-    """Whether ``eager`` is in force."""
-    return _off
-
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these: float32 in a CPU's memory, no compiler at work."""
-    if torch.compiler.is_compiling() or _off or native.library() is None:
+    """Whether the kernels can take these: float32 in a CPU's memory, no compiler and no tracer at work."""
+    if native.library() is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return all(x.dtype is torch.float32 and x.is_cpu and type(x) in PLAIN and not wrapped(x) for x in tensors)
 
@@ -69,17 +47,11 @@ def differentiated(*tensors: Tensor) -> bool:
 def norm_silu(x: Float[Tensor, "*b d"], weight: Float[Tensor, "*m d"], eps: float) -> Float[Tensor, "*b d"]:
     """``silu(x / sqrt(mean(x^2) + eps) * weight)``; the weight may have more dimensions of x than the last."""
     if not usable(x, weight) or x.shape[-weight.ndim :] != weight.shape:  # torch says what does not fit
-        return norm_silu_in_torch(x, weight, eps)
+        return slopes.norm_silu(x, weight, eps)
     if time_first(x) and weight.ndim == 1:
         return norm_silu(x.transpose(0, 1), weight, eps).transpose(0, 1)
     x, weight = x.contiguous(), weight.contiguous()
     return NormSilu.apply(x, weight, eps) if differentiated(x, weight) else NormSilu.run(x, weight, eps)
-
-
-def norm_silu_in_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if weight.ndim == 1:
-        return F.silu(F.rms_norm(x, weight.shape, weight, eps))
-    return F.silu(F.rms_norm(x, x.shape[-1:], None, eps) * weight)
 
 
 class NormSilu(torch.autograd.Function):
@@ -133,57 +105,20 @@ def norm_silu_gradients(
     return out, norm_silu_weight(grad, x, weight, eps) if by_weight else None
 
 
-# The gates of the block GRU.
+class Norm:
+    """``slopes.Norm`` by the kernels, for after a compiled scan.
 
+    Args: as there.
+    """
 
-def gru(
-    gates: Float[Tensor, "g n k3"], bias: Float[Tensor, " gk3"], old: Float[Tensor, "n gk"]
-) -> Float[Tensor, "n gk"]:
-    """The next state ``old + sigmoid(u - 1) (tanh(sigmoid(r) c) - old)``, from r, c, u side by side in each block."""
-    blocks, n, gate = gates.shape
-    if (
-        not usable(gates, bias, old)
-        or 3 * old.numel() != gates.numel()
-        or bias.numel() != blocks * gate
-        or len(old) != n
-    ):
-        return gru_in_torch(gates, bias, old)
-    gates, bias, old = gates.contiguous(), bias.contiguous(), old.contiguous()
-    return GRU.apply(gates, bias, old) if differentiated(gates, bias, old) else GRU.run(gates, bias, old)
+    def __init__(self, pre: Tensor, weight: Tensor, eps: float):
+        self.pre, self.weight, self.eps = pre, weight.contiguous(), eps
 
+    def weight_grad(self, grad: Tensor) -> Tensor:
+        return norm_silu_weight(grad.contiguous(), self.pre, self.weight, self.eps)
 
-def gru_in_torch(gates: Tensor, bias: Tensor, old: Tensor) -> Tensor:
-    g, n, k = gates.shape[0], gates.shape[1], gates.shape[2] // 3
-    reset, cand, update = (gates + bias.view(g, 1, -1)).chunk(3, -1)
-    cand, update = tanh(torch.sigmoid(reset) * cand), torch.sigmoid(update - 1)
-    blocks = old.reshape(n, g, k).transpose(0, 1)
-    return torch.lerp(blocks, cand.to(old.dtype), update.to(old.dtype)).transpose(0, 1).reshape(n, g * k)
-
-
-class GRU(torch.autograd.Function):
-    @staticmethod
-    def run(gates: Tensor, bias: Tensor, old: Tensor) -> Tensor:
-        out = torch.empty_like(old)
-        call("gru", out, gates, bias, old, gates.shape[0], gates.shape[1], gates.shape[2] // 3)
-        return out
-
-    @staticmethod
-    def forward(ctx, gates, bias, old):
-        ctx.save_for_backward(gates, bias, old)
-        return GRU.run(gates, bias, old)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        gates, bias, old = ctx.saved_tensors
-        by_gates, by_old = torch.empty_like(gates), torch.empty_like(old)
-        gru_input(by_gates, by_old, grad.contiguous(), gates, bias, old)
-        return by_gates, by_gates.sum(1).flatten() if ctx.needs_input_grad[1] else None, by_old
-
-
-def gru_input(by_gates: Tensor, by_old: Tensor, grad: Tensor, gates: Tensor, bias: Tensor, old: Tensor) -> None:
-    """Gradients by gates and old state, into the first two, of contiguous tensors."""
-    call("gru_backward", by_gates, by_old, grad, gates, bias, old, gates.shape[0], gates.shape[1], gates.shape[2] // 3)
+    def output(self) -> Tensor:
+        return norm_silu(self.pre, self.weight, self.eps)
 
 
 # One-hot draws.
@@ -197,12 +132,6 @@ def draw(logits: Float[Tensor, "*b c"], noise: Float[Tensor, "*b"], unimix: floa
     out = torch.empty_like(logits)
     call("draw", out, logits, noise, noise.numel(), logits.shape[-1], unimix)
     return out
-
-
-def straight_through(out: Tensor, grad: Tensor, more: Tensor, logits: Tensor, unimix: float) -> None:
-    """Add to ``out`` the gradient of a straight-through draw by its logits [*b c], from ``grad + more``."""
-    classes = logits.shape[-1]
-    call("straight_through", out, grad, more, logits, logits.numel() // classes, classes, unimix)
 
 
 # Two-hot predictions.

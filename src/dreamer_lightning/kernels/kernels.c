@@ -8,6 +8,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Whether loops here have threads. */
+long has_openmp(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 #define LARGE 32768 /* numbers below which waking a second thread costs more than it saves */
 #define LANES 16    /* short rows (few classes) are worked on side by side, this many at a time */
 
@@ -116,24 +125,13 @@ void norm_silu_gradients(float *restrict dx, float *restrict parts, const float 
     }
 }
 
+/* out = old + sigmoid(update - 1) (tanh(sigmoid(reset) candidate) - old), with reset, candidate and update side by side. */
 static inline void gru_row(float *restrict o, const float *restrict in, const float *restrict b, const float *restrict h, long k) {
 #pragma omp simd
   for (long j = 0; j < k; j++) {
     float reset = sigmoid(in[j] + b[j]), update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f);
     o[j] = h[j] + update * (tangent(reset * (in[k + j] + b[k + j])) - h[j]);
   }
-}
-
-/* The recurrence's gates. gates [g n 3k] (reset, candidate, update), bias [g 3k], old [n g*k] -> out [n g*k]:
- * out = old + sigmoid(update - 1) (tanh(sigmoid(reset) candidate) - old). */
-void gru(float *restrict out, const float *restrict gates, const float *restrict bias, const float *restrict old, long g, long n,
-         long k) {
-#pragma omp parallel for schedule(static) if (n * g * k > LARGE / 4)
-  for (long i = 0; i < n; i++)
-    for (long block = 0; block < g; block++) {
-      long at = (i * g + block) * k;
-      gru_row(out + at, gates + (block * n + i) * 3 * k, bias + block * 3 * k, old + at, k);
-    }
 }
 
 static inline void gru_backward_row(float *restrict o, float *restrict p, const float *restrict d, const float *restrict in,
@@ -148,17 +146,6 @@ static inline void gru_backward_row(float *restrict o, float *restrict p, const 
     o[2 * k + j] = d[j] * (fresh - h[j]) * update * (1.0f - update);
     p[j] = d[j] * (1.0f - update);
   }
-}
-
-/* Gradient of `gru` from that of its output, grad [n g*k]: by the gates, [g n 3k], and by `old`, [n g*k]. */
-void gru_backward(float *restrict d_gates, float *restrict d_old, const float *restrict grad, const float *restrict gates,
-                  const float *restrict bias, const float *restrict old, long g, long n, long k) {
-#pragma omp parallel for schedule(static) if (n * g * k > LARGE / 4)
-  for (long i = 0; i < n; i++)
-    for (long block = 0; block < g; block++) {
-      long gate = (block * n + i) * 3 * k, at = (i * g + block) * k;
-      gru_backward_row(d_gates + gate, d_old + at, grad + at, gates + gate, bias + block * 3 * k, old + at, k);
-    }
 }
 
 /* Softmax of LANES rows of c classes, beginning at `logits`; probs [c LANES]. Rows beyond the end repeat the last one. */
@@ -219,14 +206,6 @@ static inline void straight_through_group(float *restrict out, const float *rest
     }
   for (long l = 0; l < rows; l++)
     for (long j = 0; j < c; j++) out[l * c + j] += (d[j * LANES + l] - along[l]) * probs[j * LANES + l] * (1.0f - mix);
-}
-
-/* Gradient of a straight-through draw, `grad` plus `more` [n c], by the logits, added to out [n c]. */
-void straight_through(float *restrict out, const float *restrict grad, const float *restrict more, const float *restrict logits,
-                      long n, long c, float mix) {
-#pragma omp parallel for schedule(static) if (n * c > LARGE / 4)
-  for (long i = 0; i < n; i += LANES)
-    straight_through_group(out + i * c, grad + i * c, more + i * c, logits + i * c, n - i < LANES ? n - i : LANES, c, mix);
 }
 
 /* exp(logits - max) of one row, their sum and the max. */

@@ -1,4 +1,4 @@
-"""The loops of `scan.c` and `dream.c` over an RSSM's steps, on a CPU; `scan.py` and `nets/rssm.py` have twins."""
+"""The loops of `scan.c` and `dream.c` over an RSSM's steps, on a CPU: what `nets/rssm.py` writes as equations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dreamer_lightning.kernels.layers import FEW as FEW
-from dreamer_lightning.kernels.layers import MOST as MOST
-from dreamer_lightning.kernels.layers import compiled, division
-from dreamer_lightning.kernels.layers import usable as usable
+from dreamer_lightning.kernels.dense import FEW as FEW
+from dreamer_lightning.kernels.dense import MOST as MOST
+from dreamer_lightning.kernels.dense import compiled, division
+from dreamer_lightning.kernels.dense import usable as usable
 
 
 class Weights(NamedTuple):
@@ -72,7 +72,7 @@ class Step(NamedTuple):
     noise: Tensor  # [b s], uniform
 
 
-class Acting(ctypes.Structure):
+class ActRequest(ctypes.Structure):
     """``acting`` in scan.c."""
 
     _fields_ = [
@@ -83,7 +83,7 @@ class Acting(ctypes.Structure):
     ]
 
 
-class Dream(ctypes.Structure):
+class DreamRequest(ctypes.Structure):
     """``dream`` in dream.c."""
 
     _fields_ = [
@@ -94,7 +94,7 @@ class Dream(ctypes.Structure):
     ]
 
 
-class Retrace(ctypes.Structure):
+class RetraceRequest(ctypes.Structure):
     """``retrace`` in dream.c."""
 
     _fields_ = [
@@ -105,7 +105,7 @@ class Retrace(ctypes.Structure):
     ]
 
 
-class Loop:
+class ScanLoop:
     """A model's weights as the compiled loops take them.
 
     Args:
@@ -141,7 +141,7 @@ class Loop:
         deter, stoch = torch.empty_like(given[0]), torch.empty_like(given[1])
         feat = deter.new_empty(len(deter), self.sizes.d + self.sizes.z)
         widths = step.prev_action.shape[1], step.embed.shape[1]
-        asked = Acting(*(x.data_ptr() for x in (*given, *around, feat, deter, stoch)), None, *widths)
+        asked = ActRequest(*(x.data_ptr() for x in (*given, *around, feat, deter, stoch)), None, *widths)
         both = ctypes.byref(self.model), ctypes.byref(asked)
         room = feat.new_empty(self.library.act_room(*both))
         asked.room = room.data_ptr()
@@ -159,11 +159,11 @@ def known_model(weights: tuple[int, ...], by_post: int, sizes: Sizes, parts: int
     return Model(**sizes._asdict(), **pointers, by_post=by_post, parts=parts, packed=packed)
 
 
-class DreamLoop(Loop):
+class DreamLoop(ScanLoop):
     """Steps of a dream.
 
     Args:
-        weights: as for ``Loop``.
+        weights: as for ``ScanLoop``.
         prior: kernel, bias and norm of each hidden layer of the prior, kernel and bias of its logits.
         sizes: plain numbers.
     """
@@ -171,7 +171,7 @@ class DreamLoop(Loop):
     def __init__(self, weights: Sequence[Tensor], prior: Sequence[Tensor], sizes: Sizes):
         super().__init__(weights, sizes)
         self.prior = [w.contiguous() for w in prior]
-        self.dream = Dream(layers=len(prior) // 3)
+        self.dream = DreamRequest(layers=len(prior) // 3)
         self.dream.prior[: len(prior)] = [w.data_ptr() for w in self.prior]
         self.asked = ctypes.byref(self.model), ctypes.byref(self.dream)
         self.packed = prior[0].new_empty(self.library.dream_packed(*self.asked))
@@ -194,14 +194,14 @@ def retrace(weights: Sequence[Tensor], prior: Sequence[Tensor], sizes: Sizes, *t
     """The gradient of a finished dream by its projected actions [t n u].
 
     Args:
-        weights: as for ``Loop``.
+        weights: as for ``ScanLoop``.
         prior: as for ``DreamLoop``.
         sizes: plain numbers.
         tensors: the dream's ``feat`` [t+1 n d+z], its projected actions [t n u], the gradient of ``feat``.
     """
     feat, action_in, grad = (x.contiguous() for x in tensors)
-    loop, held, found = Loop(weights, sizes), [w.contiguous() for w in prior], torch.empty_like(action_in)
-    asked = Retrace(*(x.data_ptr() for x in (feat, action_in, grad, found)), layers=len(prior) // 3)
+    loop, held, found = ScanLoop(weights, sizes), [w.contiguous() for w in prior], torch.empty_like(action_in)
+    asked = RetraceRequest(*(x.data_ptr() for x in (feat, action_in, grad, found)), layers=len(prior) // 3)
     asked.prior[: len(held)] = [w.data_ptr() for w in held]
     both = ctypes.byref(loop.model), ctypes.byref(asked)
     room = feat.new_empty(loop.library.retrace_room(*both))

@@ -1,17 +1,20 @@
-"""Backward of the element-wise parts of a scan, step by step.
-
-With the kernels of `ops.fused` a step computes its derivatives when it needs them; without, those of all steps are
-computed before, in wide operations.
-"""
+"""Backward of the element-wise parts of a scan in torch: derivatives of all steps before, in wide operations."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dreamer_lightning.kernels import fused
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import tanh
+
+
+def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``silu(x / sqrt(mean(x^2) + eps) * weight)``; the weight may have more dimensions of x than the last."""
+    if weight.ndim == 1:
+        return F.silu(F.rms_norm(x, weight.shape, weight, eps))
+    return F.silu(F.rms_norm(x, x.shape[-1:], None, eps) * weight)
 
 
 class Norm:
@@ -24,10 +27,7 @@ class Norm:
     """
 
     def __init__(self, pre: Tensor, weight: Tensor, eps: float):
-        self.pre, self.weight, self.eps = pre, weight.contiguous(), eps
-        self.fused = fused.usable(pre, weight)
-        if self.fused:
-            return
+        self.pre, self.weight, self.eps = pre, weight, eps
         self.inverse = pre.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         self.normed = pre * self.inverse
         before_silu = self.normed * weight
@@ -38,21 +38,16 @@ class Norm:
 
     def backward(self, t: int, grad: Tensor, out: Tensor) -> None:
         """From the gradient of step ``t``'s output to that of the norm's input."""
-        if self.fused:
-            fused.norm_silu_input(out, grad, self.pre[t], self.weight, self.eps)
-            return
         grad = grad * self.to_normed[t]
         along = (grad * self.mean_normed[t]).sum(-1, keepdim=True)
         torch.mul(torch.addcmul(grad, self.normed[t], along, value=-1), self.inverse[t], out=out)
 
     def weight_grad(self, grad: Tensor) -> Tensor:
         """Gradient of the scale, from the gradients of all outputs."""
-        if self.fused:
-            return fused.norm_silu_weight(grad.contiguous(), self.pre, self.weight, self.eps)
         return (grad * self.slope * self.normed).sum((0, 1))
 
     def output(self) -> Tensor:
-        return fused.norm_silu(self.pre, self.weight, self.eps)
+        return norm_silu(self.pre, self.weight, self.eps)
 
 
 class Gates:
@@ -65,10 +60,6 @@ class Gates:
     """
 
     def __init__(self, gates: Tensor, bias: Tensor, old: Tensor):
-        self.gates, self.bias, self.old = gates, bias, old
-        self.fused = fused.usable(gates, bias, old)
-        if self.fused:
-            return
         steps, g, b, _ = gates.shape
         reset, cand, update = (gates + bias.view(g, 1, -1)).chunk(3, -1)
         reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
@@ -81,10 +72,6 @@ class Gates:
 
     def backward(self, t: int, grad: Tensor, out: Tensor) -> Tensor:
         """From the gradient of the next ``deter`` [b d] to the gates', into ``out``, and the old ``deter``'s."""
-        if self.fused:
-            by_old = torch.empty_like(grad)
-            fused.gru_input(out, by_old, grad, self.gates[t], self.bias, self.old[t])
-            return by_old
         g, b, _ = out.shape
         blocks = grad.view(b, g, 1, -1).transpose(0, 1)
         torch.mul(blocks, self.to_gates[t], out=out.view(g, b, 3, -1))
@@ -100,15 +87,11 @@ class Draw:
     """
 
     def __init__(self, logits: Tensor, unimix: float):
-        self.logits, self.unimix, self.fused = logits, unimix, fused.usable(logits)
-        self.probs = None if self.fused else onehot.softmax(logits)
+        self.probs, self.unimix = onehot.softmax(logits), unimix
 
-    def backward(self, t: int, grad: Tensor, more: Tensor, out: Tensor) -> None:
-        """Add to ``out`` [b z] the gradient of the logits, from that of the draw, which is ``grad + more`` [b z]."""
-        if self.fused:
-            fused.straight_through(out, grad, more, self.logits[t], self.unimix)
-            return
-        probs = self.probs[t]  # type: ignore[index]
-        both = (grad + more).view_as(probs)
+    def backward(self, t: int, grad: Tensor) -> Tensor:
+        """From the gradient of a step's draw [b z] to that of its logits [b z]."""
+        probs = self.probs[t]
+        both = grad.view_as(probs)
         along = (both * probs).sum(-1, keepdim=True)
-        out += ((both - along) * probs).mul_(1 - self.unimix).flatten(1)
+        return ((both - along) * probs).mul_(1 - self.unimix).flatten(1)

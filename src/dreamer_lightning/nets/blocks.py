@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer_lightning.kernels import fused, layers, products
 from dreamer_lightning.nets.norms import RMSNorm as RMSNorm
 from dreamer_lightning.nets.norms import norm_layer as norm_layer
 from dreamer_lightning.types import UserError
@@ -71,13 +69,6 @@ def init_kernel(weight: Tensor, fan_in: int, fan_out: int, outscale: float, init
         weight.uniform_(-limit, limit)
 
 
-def normed(norm: nn.Module, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``act(norm(x))``; RMS norm and SiLU in one, where there is a kernel for it."""
-    if act is F.silu and layers.untouched(norm, RMSNorm) and fused.usable(x, norm.weight):
-        return fused.norm_silu(x, norm.weight, norm.eps)
-    return act(norm(x))
-
-
 class Linear(nn.Linear):
     """A dense layer with the reference's initialiser: truncated normal kernel, zero bias.
 
@@ -104,9 +95,6 @@ class Linear(nn.Linear):
         init_kernel(self.weight, self.in_features, self.out_features, self.outscale, self.init)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return products.linear(x, self.weight, self.bias)
 
 
 class BlockLinear(nn.Module):
@@ -139,20 +127,17 @@ class BlockLinear(nn.Module):
         y = self.blocked(x, shared).transpose(0, 1)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def blocked(self, x: Tensor, shared: Tensor | None = None, biased: bool = True) -> Tensor:
+    def blocked(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
         """The output before its blocks are joined, [blocks, *b flattened, out/blocks]: saves a copy where that does."""
         own = x.shape[-1] // self.blocks
         parts = x.reshape(-1, self.blocks, own).transpose(0, 1)  # [g n i], a view
         if shared is None:
-            y = torch.bmm(parts, self.weight)
-            return y.add_(self.bias.view(self.blocks, 1, -1)) if biased else y  # faster than baddbmm
+            return torch.bmm(parts, self.weight).add_(self.bias.view(self.blocks, 1, -1))  # faster than baddbmm
         # one wide product, instead of as many copies of the shared input as there are blocks
         kernel = self.weight[:, own:].transpose(0, 1).reshape(shared.shape[-1], self.out_features)
         rows = shared.reshape(-1, shared.shape[-1])
-        y = torch.addmm(self.bias, rows, kernel) if biased else rows @ kernel
-        return torch.baddbmm(
-            y.view(-1, self.blocks, self.weight.shape[-1]).transpose(0, 1), parts, self.weight[:, :own]
-        )
+        y = torch.addmm(self.bias, rows, kernel).view(-1, self.blocks, self.weight.shape[-1])
+        return torch.baddbmm(y.transpose(0, 1), parts, self.weight[:, :own])
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, blocks={self.blocks}"
@@ -275,23 +260,7 @@ class MLP(nn.Module):
         self.act = activation(act)
         self.out_dim = units if layers else in_dim
 
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """Each layer with its norm, not by way of the lists' own iterators: a decision is made of such microseconds."""
-        parts: Any = self._modules
-        return list(zip(parts["linears"]._modules.values(), parts["norms"]._modules.values(), strict=True))
-
-    def plain(self, pairs: list[tuple[Any, Any]]) -> bool:
-        """Whether these are layers as compiled code knows them: our own, RMS norm, SiLU."""
-        return self.act is F.silu and all(
-            layers.untouched(one, Linear) and layers.untouched(two, RMSNorm) for one, two in pairs
-        )
-
     def forward(self, x: Tensor) -> Tensor:
-        pairs = self.pairs()
-        if self.plain(pairs):
-            weights = [w for linear, norm in pairs for w in (linear.weight, linear.bias, norm.weight)]
-            if layers.mlp_pays(x, weights):
-                return layers.mlp(x, weights, pairs[0][1].eps)
-        for linear, norm in pairs:
-            x = normed(norm, self.act, linear(x))
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = self.act(norm(linear(x)))
         return x

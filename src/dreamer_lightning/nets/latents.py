@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamer_lightning.kernels import fused
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import UserError
@@ -86,8 +85,6 @@ class Categorical(Latents):
 
     def draw(self, params: Float[Tensor, "*b s c"], noise: Shaped[Tensor, "*b s"]) -> Float[Tensor, "*b z"]:
         """``noise``: uniform draws, or class indices."""
-        if not fused.differentiated(params):
-            return fused.draw(params.float(), noise, self.unimix).flatten(-2).to(params.dtype)
         return onehot.sample(onehot.mixed_probs(params, self.unimix), noise).flatten(-2).to(params.dtype)
 
     def mode(self, params: Float[Tensor, "*b s c"]) -> Float[Tensor, "*b z"]:

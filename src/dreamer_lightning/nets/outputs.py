@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dreamer_lightning.kernels import fused
 from dreamer_lightning.ops import onehot
-from dreamer_lightning.ops.scalars import precise, symexp, symlog, twohot_encode
+from dreamer_lightning.ops.scalars import precise, symexp, symlog, twohot_decode, twohot_encode
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -70,13 +69,15 @@ class TwoHot(Output):
         self.logits, self.bins = precise(logits), bins
 
     def pred(self) -> Float[Tensor, "*b"]:
-        return fused.twohot_mean(self.logits, self.bins)
+        return twohot_decode(torch.softmax(self.logits, -1), self.bins)
 
     def loss(self, target: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return self.losses(target)[0]
 
     def losses(self, *targets: Float[Tensor, "*b"]) -> Float[Tensor, " k *b"]:
-        return fused.twohot_loss(self.logits, *twohot_encode(torch.stack(targets), self.bins))
+        index, weight = twohot_encode(torch.stack(targets), self.bins)
+        logp = torch.log_softmax(self.logits, -1).expand(len(index), *self.logits.shape)
+        return -(logp.gather(-1, index) * weight).sum(-1)
 
 
 class SymlogTwoHot(TwoHot):

@@ -19,15 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from dreamer_lightning.kernels import fast, fused
-from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation, normed
+from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
-from dreamer_lightning.types import Joined, Latent, Losses, Metrics, UserError
+from dreamer_lightning.ops.scalars import tanh
+from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
-EQUATIONS = ("core", "post", "prior", "draw", "forget", "observe_step", "imagine_step")  # what the twins in `fast` know
-AROUND = ("project_action", "pack", "unpack")  # what that for acting knows besides
 
 
 class RSSM(nn.Module, ABC):
@@ -122,12 +120,12 @@ class RSSM(nn.Module, ABC):
             policy: chooses an action from ``feat``, also for the last state.
             noise: see ``noise``; its length is the length of the dream.
         """
-        feats, actions = [latent.feat], [policy(latent.feat, 0)]
+        latents, actions = [latent], [policy(latent.feat, 0)]
         for step in range(noise.shape[1]):
             latent, _ = self.imagine_step(latent, actions[-1], noise[:, step])
-            feats.append(latent.feat)
-            actions.append(policy(feats[-1], step + 1))
-        return Joined.of(torch.stack(feats, 1), self.deter_dim), torch.stack(actions, 1)
+            latents.append(latent)
+            actions.append(policy(latent.feat, step + 1))
+        return Latent.stack(latents), torch.stack(actions, 1)
 
     def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held: the same states,
@@ -196,8 +194,6 @@ class RSSM(nn.Module, ABC):
 class BlockRSSM(RSSM):
     """DreamerV3's RSSM: a block-diagonal GRU and a vector of categorical latents.
 
-    Observing, dreaming and retracing have faster twins in `fast`, which compute the same.
-
     Args:
         action_dim: size ``a`` of the flat action vector.
         embed_dim: size ``e`` of the encoder's output.
@@ -254,24 +250,17 @@ class BlockRSSM(RSSM):
         self.hidden_norm = nn.ModuleList(RMSNorm(deter) for _ in widths)
         self.gates = BlockLinear(deter if widths else first, 3 * deter, blocks)
         self.post_mlp = MLP(embed_dim if absolute else deter + embed_dim, hidden, obs_layers, act)
-        same = [getattr(type(self), name) is getattr(BlockRSSM, name) for name in EQUATIONS + AROUND]  # in a subclass
-        plain = not absolute and latents is None
-        self.scannable, self.actable = plain and all(same[: len(EQUATIONS)]), plain and all(same)
         self.post_logits = Linear(self.post_mlp.out_dim, self.latents.param_dim, outscale)
         self.prior_mlp = MLP(deter, hidden, img_layers, act)
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
 
     def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
-        """The recurrence: next ``deter`` from the latent and the projected action.
-
-        The gates r, c, u give ``deter' = deter + sigmoid(u - 1) (tanh(sigmoid(r) c) - deter)``.
-        """
+        """The recurrence: next ``deter`` from the latent and the projected action."""
         x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
         deter = latent.deter
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
-            deter, x = normed(norm, self.act, layer(deter, x)), None  # at first, each block sees its part and all of x
-        gates = self.gates.blocked(deter, x, biased=False)  # [g n 3d/g]
-        return fused.gru(gates, self.gates.bias, latent.deter.flatten(0, -2)).view(latent.deter.shape)
+            deter, x = self.act(norm(layer(deter, x))), None  # at first, each block sees its part and all of x
+        return gru(self.gates.blocked(deter, x), latent.deter.flatten(0, -2)).view(latent.deter.shape)
 
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
         """Project the action, scaled back to [-1, 1] without a gradient through the scale."""
@@ -284,15 +273,15 @@ class BlockRSSM(RSSM):
     def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
         return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
 
-    def observe_packed(self, *given):
-        return (fast.act if fast.can_act(self, *given) else RSSM.observe_packed)(self, *given)
 
-    def observe(self, latent, prev_action, embed, is_first, noise):
-        scan = fast.observe if fast.possible(self) else RSSM.observe
-        return scan(self, latent, prev_action, embed, is_first, noise)
+def gru(gates: Float[Tensor, "g n k3"], deter: Float[Tensor, "n gk"]) -> Float[Tensor, "n gk"]:
+    """The next state of a block GRU, ``deter + sigmoid(u - 1) (tanh(sigmoid(r) c) - deter)``.
 
-    def imagine(self, latent, policy, noise):
-        return (fast.imagine if fast.can_dream(self, latent, noise) else RSSM.imagine)(self, latent, policy, noise)
-
-    def retrace(self, latent, action):
-        return (fast.retrace if fast.possible(self) else RSSM.retrace)(self, latent, action)
+    Args:
+        gates: r, c and u side by side in each block.
+        deter: the state, block-major.
+    """
+    reset, cand, update = gates.chunk(3, -1)  # [g n k]
+    cand, update = tanh(torch.sigmoid(reset) * cand), torch.sigmoid(update - 1)
+    old = deter.unflatten(-1, (len(gates), -1)).transpose(0, 1)
+    return torch.lerp(old, cand.to(old.dtype), update.to(old.dtype)).transpose(0, 1).reshape(deter.shape)

@@ -19,6 +19,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
+from dreamer_lightning import kernels
 from dreamer_lightning.callbacks.throughput import peak_ram
 from dreamer_lightning.commands.build import build_collector, build_replay, probe
 from dreamer_lightning.commands.devices import build_fabric
@@ -26,7 +27,7 @@ from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Outcome
-from dreamer_lightning.kernels import fused, native
+from dreamer_lightning.kernels import native
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.types import Specs, UserError
 from dreamer_lightning.updates import compiled
@@ -96,6 +97,7 @@ def measure(
     batch = random_batch(specs, dreamer, b, t + 1)
     forward = compiled(fabric, dreamer) if options["compile"] else dreamer
     module, optimizer = fabric.setup(forward, options["optimizer"](parts(dreamer)))
+    kernels.accelerate(dreamer)
     learner = Learner(fabric, dreamer, module, optimizer, batch.to(fabric.device))
     n, h = learner.lengths[2:]
     common = {
@@ -124,8 +126,7 @@ def measure(
         found = progress("torchrl's update", time_torchrl, plan, b, t, fabric.device, repeats)
         rows.append({**common, "system": "torchrl", "default": False, "dreams": [b * t, h], **found})
     if twin:
-        with fused.eager():
-            found = progress("twin's update", time_update, learner.stepwise(), repeats)
+        found = progress("twin's update", time_update, learner.stepwise(), repeats)
         rows.append({**common, "system": "dreamer-lightning", "default": False, "mode": "steps", **found})
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))
     own |= progress("dreams", time_dreams, learner, repeats)

@@ -13,9 +13,10 @@ import torch
 from lightning.fabric import Fabric
 from tensordict import TensorDict, TensorDictBase
 
+from dreamer_lightning import kernels
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.kernels import fused
+from dreamer_lightning.kernels import native
 from dreamer_lightning.types import IS_FIRST, IS_LAST, IS_TERMINAL, LATENT, OBS, PREV_ACTION, REWARD, Specs
 from dreamer_lightning.updates import StaticUpdate, Update
 from dreamer_lightning.workshop.bench import floor
@@ -61,12 +62,10 @@ class Learner:
         return lambda: made.run(self.batch)
 
     def stepwise(self) -> Learner:
-        """The same with the readable step-by-step model in place of the scans, on weights of its own."""
+        """The same without fast twins, step by step, on weights of its own."""
         twin = copy.deepcopy(self.dreamer)
         twin.zero_grad()
-        parts: list[Any] = [module for module in twin.modules() if hasattr(module, "scannable")]
-        for part in parts:
-            part.scannable = False
+        kernels.restore(twin)
         optimizer = torch.optim.SGD(twin.parameters(), lr=0.0)
         return Learner(self.fabric, twin, self.fabric.setup_module(twin), optimizer, self.batch)
 
@@ -118,7 +117,7 @@ def time_floor(learner: Learner, repeats: int) -> Row:
     device, twin = learner.device, learner.stepwise()
     half = learner.fabric._precision.precision.startswith("bf16")
     floors = {}
-    with fused.eager():  # neither sees into compiled loops or stretches
+    with native.unused():  # neither sees into compiled loops
         for name, call in {"floor_update_ms": learner.update(), "floor_steps_ms": twin.update()}.items():
             floors[name] = 1e3 * floor.own_shape_seconds(floor.products(call), device, repeats)
         work = floor.gflop(twin.update())

@@ -7,7 +7,7 @@ from functools import partial
 
 import yaml
 
-from dreamer_lightning import configfiles, interop
+from dreamer_lightning import configfiles, interop, kernels
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.errors import UserError
@@ -174,7 +174,9 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
         advantage_norm=normalizer(options["advnorm"]),
     )
     scales = {interop.LOSSES.get(name, name): scale for name, scale in options["loss_scales"].items()}
-    return Dreamer(model, agent, scales)
+    made = Dreamer(model, agent, scales)
+    kernels.accelerate(made)
+    return made
 
 
 def size(name: str) -> Size:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer_lightning.kernels import fused
 from dreamer_lightning.nets.blocks import BlockLinear
 
 HUGE = 1e308  # stands for "infinitely wrong" (other shape, not a number): JSON has no infinity
@@ -175,9 +174,9 @@ def watch(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         return lambda module, inputs, output: outputs.__setitem__(name, output)
 
     def keep_blocks(name: str, layer: BlockLinear) -> Callable:
-        def blocked(*args: Tensor, biased: bool = True) -> Tensor:
-            output = BlockLinear.blocked(layer, *args, biased=biased)  # [g n o/g]
-            outputs[name] = output.transpose(0, 1).flatten(1) + (0.0 if biased else layer.bias)
+        def blocked(*args: Tensor) -> Tensor:
+            output = BlockLinear.blocked(layer, *args)  # [g n o/g]
+            outputs[name] = output.transpose(0, 1).flatten(1)
             return output
 
         return blocked
@@ -189,8 +188,7 @@ def watch(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         else:
             hooks.append(layer.register_forward_hook(keep(name)))
     try:
-        with fused.eager():  # kernels pass layers by
-            yield outputs
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

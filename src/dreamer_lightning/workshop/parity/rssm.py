@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dreamer_lightning import interop
+from dreamer_lightning import interop, kernels
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops import onehot
 from dreamer_lightning.types import Latent, Specs
@@ -37,6 +37,7 @@ def _group(v: Vectors, group: str) -> None:
     _core(v, f"{group}/core", rssm)
     _prior(v, f"{group}/prior", rssm)
     _obs1(v, f"{group}/obs1", rssm, action)
+    kernels.accelerate(rssm)  # whose sequences are compared as a run computes them
     observed = _observe(v, f"{group}/observe", rssm, action)
     _imagine(v, f"{group}/imagine", rssm, action)
     _dist(v, f"{group}/dist", rssm.unimix)

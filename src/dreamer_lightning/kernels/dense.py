@@ -1,4 +1,4 @@
-"""Dense layers and MLPs by `dense.c`, on a CPU. `products.py` and `nets/blocks.py` hold their twins in torch."""
+"""Dense layers on many rows and MLPs by `dense.c`, on a CPU; `nets/blocks.py` holds what they compute."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import functools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamer_lightning.kernels import fused, native
 
 MOST = 8  # hidden layers that a loop can have
 FEW, ENOUGH = 16, 64  # rows up to which a kernel is read where it lies, and from which it is worth laying out anew
+MANY = 4096  # rows from which a lone layer is faster here
 usable = fused.usable
 
 
-class Dense(ctypes.Structure):
+class DenseRequest(ctypes.Structure):
     """``dense`` in dense.c."""
 
     _fields_ = [
@@ -26,7 +29,7 @@ class Dense(ctypes.Structure):
     ]
 
 
-class MLP(ctypes.Structure):
+class MLPRequest(ctypes.Structure):
     """``mlp`` in dense.c."""
 
     _fields_ = [
@@ -37,12 +40,6 @@ class MLP(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("n", "inputs", "u", "layers", "parts", "packed")),
         ("eps", ctypes.c_float),
     ]
-
-
-def untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether compiled code may read this layer's weights and not call it: our own, and nobody listens to it."""
-    heard = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is kind and not heard and "forward" not in layer.__dict__
 
 
 def compiled() -> ctypes.CDLL:
@@ -58,6 +55,43 @@ def division(rows: int, work: int) -> dict[str, int]:
     return {"parts": min(torch.get_num_threads(), rows) if packed else 1, "packed": packed}
 
 
+def linear(x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> Tensor:
+    """``x @ weight.T + bias``."""
+    if bias is None or not dense_pays(x, weight, bias):
+        return F.linear(x, weight, bias)
+    if fused.time_first(x):
+        return linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
+    return Dense.apply(x, weight, bias)
+
+
+def dense_pays(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether there are rows enough, in float32 on a CPU."""
+    fits = x.ndim > 1 and x.shape[-1] == weight.shape[1] and x.numel() >= MANY * x.shape[-1]
+    return fits and usable(x, weight, bias) and not torch.is_autocast_enabled("cpu")
+
+
+class Dense(torch.autograd.Function):
+    """Blocks of rows, which stay in the cache with their output; the bias is not copied to every row before."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        out = dense(x.reshape(-1, x.shape[-1]), weight, bias)
+        return out.view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, len(weight))
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        return (
+            dense_input(grad, weight).view(x.shape) if by_x else None,
+            grad.t() @ x.reshape(-1, x.shape[-1]) if by_weight else None,
+            grad.sum(0) if by_bias else None,
+        )
+
+
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight.T + bias`` of rows [n k]."""
     return run_dense(x, weight, bias, by_k=1, by_o=weight.shape[1], wide=weight.shape[0])
@@ -71,7 +105,7 @@ def dense_input(grad: Tensor, weight: Tensor) -> Tensor:
 def run_dense(x: Tensor, weight: Tensor, bias: Tensor | None, by_k: int, by_o: int, wide: int) -> Tensor:
     (n, k), out, library = x.shape, x.new_empty(len(x), wide), compiled()
     x, weight, bias = x.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous()
-    asked = Dense(n=n, k=k, o=wide, by_k=by_k, by_o=by_o, parts=division(n, n)["parts"])
+    asked = DenseRequest(n=n, k=k, o=wide, by_k=by_k, by_o=by_o, parts=division(n, n)["parts"])
     room = x.new_empty(library.dense_room(ctypes.byref(asked)))
     asked.x, asked.w, asked.bias = x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr()
     asked.out, asked.room = out.data_ptr(), room.data_ptr()
@@ -121,15 +155,17 @@ def run_mlp(x: Tensor, eps: float, weights: Sequence[Tensor], keep: bool = False
     return sums, outs
 
 
-def mlp_request(weights: tuple[int, ...], *numbers: float) -> MLP:
+def mlp_request(weights: tuple[int, ...], *numbers: float) -> MLPRequest:
     """What the library is asked, but for the tensors of this call: a copy, for several threads may ask."""
-    return MLP.from_buffer_copy(known_mlp(weights, *numbers))
+    return MLPRequest.from_buffer_copy(known_mlp(weights, *numbers))
 
 
 @functools.lru_cache(256)
-def known_mlp(weights: tuple[int, ...], n: int, inputs: int, u: int, eps: float, parts: int, packed: bool) -> MLP:
+def known_mlp(
+    weights: tuple[int, ...], n: int, inputs: int, u: int, eps: float, parts: int, packed: bool
+) -> MLPRequest:
     """Made of plain numbers alone (addresses of weights too), so that it holds for whoever has the same."""
-    asked = MLP(n=n, inputs=inputs, u=u, layers=len(weights) // 3, eps=eps, parts=parts, packed=packed)
+    asked = MLPRequest(n=n, inputs=inputs, u=u, layers=len(weights) // 3, eps=eps, parts=parts, packed=packed)
     asked.weights[: len(weights)] = weights
     return asked
 
