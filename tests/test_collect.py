@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dreamer_lightning.data import carried_state, set_carried_state, to_records
+from dreamer_lightning.envs.batched import batch_of
 from test_records import joined, start
 
 
@@ -45,7 +46,7 @@ def test_worker_processes_collect_the_same():
 
 
 def envs_of(collector):
-    return collector.env.base_env._envs
+    return batch_of(collector.env).seats
 
 
 def test_going_on_from_a_carried_state_is_exact():

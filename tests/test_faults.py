@@ -22,8 +22,7 @@ from dreamer_lightning.callbacks.health import Usual
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs import Custom, make_batched, specs_of
 from dreamer_lightning.envs.counting import Counting, CountingEnv
-from dreamer_lightning.envs.guarded import Failures
-from dreamer_lightning.envs.patience import within
+from dreamer_lightning.envs.guarded import Failures, within
 from dreamer_lightning.sanity import LIMIT
 from dreamer_lightning.types import BadNumbers, EnvFailure, UserError
 from dreamer_lightning.updates import SkippingUpdate, Update

@@ -13,10 +13,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dreamer_lightning.envs import DMC, Atari, Custom, Gym, guarded, make_batched
+from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched
 from dreamer_lightning.envs.base import specs_of, step
+from dreamer_lightning.envs.batched import batch_of
 from dreamer_lightning.envs.counting import Counting
-from dreamer_lightning.envs.guarded import env_states, set_env_states
 from dreamer_lightning.store.environment import NoState, packed, unpacked
 
 
@@ -100,12 +100,12 @@ def test_a_batch_goes_on_and_says_who_cannot(backend, count):
     env, other = (make_batched(factory, count, 0, backend) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
     state, _ = play(env, env.reset(), 5, generator)
-    saved, noise, root = through_a_file(env_states(env)), generator.get_state(), state.clone()
+    saved, noise, root = through_a_file(batch_of(env).get_states()), generator.get_state(), state.clone()
     _, want = play(env, state, 12, generator)
     other.reset()
     odd = {"state": {"odd": 1}, "seed": saved[0]["seed"], "made": 1}
-    assert set_env_states(other, [odd, None][:count]) == [0, 1][:count]
-    assert set_env_states(other, saved) == []
+    assert batch_of(other).set_states([odd, None][:count]) == [0, 1][:count]
+    assert batch_of(other).set_states(saved) == []
     _, got = play(other, root, 12, generator.set_state(noise))
     for one, two in zip(want, got, strict=True):
         assert (one["count"] == two["count"]).all()
@@ -156,8 +156,8 @@ def test_a_worker_still_answers_after_sigterm():
     env = make_batched(Counting((7,)), 1, 0, "process")
     try:
         env.reset()
-        os.kill(guarded._batch(env)._workers[0].pid, signal.SIGTERM)
+        os.kill(batch_of(env).seats[0].process.pid, signal.SIGTERM)
         time.sleep(0.3)
-        assert env_states(env)[0] is not None
+        assert batch_of(env).get_states()[0] is not None
     finally:
         env.close()

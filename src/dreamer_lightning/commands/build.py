@@ -42,7 +42,7 @@ from dreamer_lightning.data.overlap import Overlap, copier
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
-from dreamer_lightning.envs.batched import Primers, make_batched
+from dreamer_lightning.envs.batched import Batch, Primers, make_batched
 from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
 from dreamer_lightning.types import (
@@ -168,7 +168,7 @@ def play_randomly(
     if not options.random_episodes or not fabric.is_global_zero:
         return None
     images = any(space.image for space in specs.obs.values())
-    guarded = lambda factory: Guard(factory, {"seed": seed}, 0, failures)  # noqa: E731 (it may fail here, too)
+    guarded = lambda factory: Batch([Guard(factory, {"seed": seed}, 0, failures, failures.timeout)])  # noqa: E731
     return random_score(env, seed, 1 if images else options.random_episodes, make=guarded)[0]
 
 

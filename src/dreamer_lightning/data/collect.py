@@ -13,7 +13,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from dreamer_lightning.data.explore import Decision, Exploration
-from dreamer_lightning.envs.guarded import env_states, set_env_states
+from dreamer_lightning.envs.batched import batch_of
 from dreamer_lightning.types import EXPLORED, LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
@@ -168,7 +168,7 @@ def playing_state(collector: Any, carry: dict[str, Tensor] | None, exact: bool =
     return {
         "carry": None if carry is None else {name: value.clone() for name, value in carry.items()},
         "carried": carried_state(collector),
-        "envs": env_states(collector.env),
+        "envs": batch_of(collector.env).get_states(),
         "explore": {type(explore).__name__: explore.state_dict()} if explore else {},
     }
 
@@ -182,7 +182,7 @@ def set_playing_state(collector: Any, state: dict[str, Any]) -> tuple[dict[str, 
     count = collector.env.batch_size[0]
     if len(state["envs"]) != count:
         return None, list(range(count))
-    anew = set_env_states(collector.env, state["envs"])
+    anew = batch_of(collector.env).set_states(state["envs"])
     try:
         set_carried_state(collector, state["carried"], [i for i in range(count) if i not in anew])
     except ValueError:  # another policy; nothing has been changed

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
-from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
-from torchrl.envs.batched_envs import BatchedEnvBase
+from torchrl.envs import EnvBase, TransformedEnv
 
 from dreamer_lightning.store import environment
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs, UserError
@@ -50,8 +49,11 @@ class EnvFactory(ABC):
         Args:
             env: what ``make`` or ``make_batched`` returned (of several environments the first; None for workers).
         """
-        while isinstance(env, TransformedEnv) and isinstance(env.base_env, BatchedEnvBase):
-            env = env.base_env._envs[0].inner if isinstance(env.base_env, SerialEnv) else None
+        base = env
+        while isinstance(base, TransformedEnv):
+            base = base.base_env
+        seats = vars(base).get("seats")  # of several
+        env = getattr(seats[0], "inner", None) if seats else env
         return None if env is None else self._frame(env)
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
@@ -184,7 +186,7 @@ def random_score(
     played, score, length = [], 0.0, 0
     state = env.reset()
     for _ in range(max_steps):
-        state, after = step(env, state, actions.random((), generator))
+        state, after = step(env, state, actions.random(env.batch_size, generator))
         score, length = score + float(after["reward"]), length + 1
         if after["done"]:
             played.append((score, length))

@@ -2,19 +2,96 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
 import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data import Composite, Unbounded
-from torchrl.envs import Compose, EnvBase, InitTracker, SerialEnv, TensorDictPrimer, TransformedEnv
+from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.guarded import Failures, Guard
-from dreamer_lightning.envs.workers import Workers
+from dreamer_lightning.envs.guarded import Failures, Guard, Row
+from dreamer_lightning.envs.workers import Worker
 
 Primers = Mapping[str | tuple[str, ...], tuple[tuple[int, ...], torch.dtype]]
+
+
+class Batch(EnvBase):
+    """Environments side by side, batch size [n]: in this process one after another, or all at once in workers.
+
+    Both ways give the same numbers. What one of them raises closes all.
+
+    Args:
+        seats: the environments.
+    """
+
+    def __init__(self, seats: list[Guard] | list[Worker]):
+        try:
+            specs = [seat.specs() for seat in seats]
+        except BaseException:
+            _close(seats)
+            raise
+        n = len(seats)
+        super().__init__(batch_size=[n])
+        self.seats, self.rows = seats, [{} for _ in seats]
+        observation, action, reward, done = (spec.expand(n, *spec.shape).clone() for spec in specs[0])
+        self.observation_spec, self.full_action_spec = observation, action
+        self.full_reward_spec, self.full_done_spec = reward, done
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        self._play("step", dict(enumerate(tensordict.get("action"))))
+        return _stacked(self.rows)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        who = range(len(self.seats)) if mask is None else mask.reshape(-1).nonzero().flatten().tolist()
+        self._play("reset", {i: None for i in who})
+        return _stacked([{key: row[key] for key in self.rows[who[0]]} for row in self.rows])
+
+    def _play(self, name: str, asked: Mapping[int, Tensor | None]) -> None:
+        try:
+            for i, action in asked.items():
+                args = () if action is None else (action,)
+                if isinstance(seat := self.seats[i], Guard):
+                    self.rows[i] = getattr(seat, name)(*args)
+                else:
+                    seat.send(name, *(arg.numpy() for arg in args))
+            for i in asked:
+                if isinstance(seat := self.seats[i], Worker):
+                    self.rows[i] = seat.receive()
+        except BaseException:
+            self.close(raise_if_closed=False)
+            raise
+
+    def get_states(self) -> list[dict[str, Any] | None]:
+        """The state of each environment; None for those that have none."""
+        return [seat.get_state() if isinstance(seat, Guard) else seat.ask("get_state") for seat in self.seats]
+
+    def set_states(self, states: list[dict[str, Any] | None]) -> list[int]:
+        """Go on from what ``get_states`` gave, in as many environments.
+
+        Returns:
+            The environments that stay where they are: their state is missing or does not fit.
+        """
+        refused = []
+        for i, (seat, state) in enumerate(zip(self.seats, states, strict=True)):
+            fits = state and (seat.set_state(state) if isinstance(seat, Guard) else seat.ask("set_state", state))
+            if not fits:
+                refused.append(i)
+            elif "row" in state:
+                seat.row = self.rows[i] = state["row"]
+        return refused
+
+    def _set_seed(self, seed: int | None) -> None:
+        """Each environment is seeded when it is made."""
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        if not self.is_closed:
+            _close(self.seats)
+        self.is_closed = True
 
 
 def make_batched(
@@ -47,11 +124,11 @@ def make_batched(
     """
     factory.prepare()
     kwargs = [{"seed": env_seed(seed, i), "pixels_for_video": pixels_for_video} for i in range(num_envs)]
+    patience = failures.timeout if failures else None
     if backend == "process":
-        env = Workers(num_envs, factory, kwargs, failures)
+        env = Batch([Worker(factory, kwargs[i], i, failures) for i in range(num_envs)])
     else:
-        makers = [functools.partial(Guard, factory, kwargs[i], i, failures) for i in range(num_envs)]
-        env = SerialEnv(num_envs, makers)
+        env = Batch([Guard(factory, kwargs[i], i, failures, patience) for i in range(num_envs)])
     transforms = [InitTracker(init_key="is_init")]
     if primers:
         carried = Composite(shape=(num_envs,))
@@ -61,6 +138,23 @@ def make_batched(
     return TransformedEnv(env, Compose(*transforms))
 
 
+def batch_of(env: EnvBase) -> Batch:
+    """The environments that ``make_batched`` put together."""
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env
+
+
 def env_seed(seed: int, index: int) -> int:
     """A seed for environment ``index`` that no neighbouring ``seed`` shares, below 2**31."""
     return (seed * 1_000_003 + index * 7919 + 1) % (2**31 - 1)
+
+
+def _stacked(rows: list[Row]) -> TensorDict:
+    return TensorDict({key: torch.stack([row[key] for row in rows]) for key in rows[0]}, [len(rows)])
+
+
+def _close(seats: list[Guard] | list[Worker]) -> None:
+    for seat in seats:
+        with suppress(Exception):
+            seat.close()

@@ -1,26 +1,33 @@
-"""An environment behind a guard: it may raise, and is made anew; its state can be saved and set."""
+"""One environment behind a guard: it may raise, and is made anew; its state can be saved and set."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
+import threading
+import time
 import traceback
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
-from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import TensorSpec
+from torchrl.envs import TransformedEnv
 
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.patience import within
 from dreamer_lightning.envs.transforms import Wire, finite
 from dreamer_lightning.store import environment
 from dreamer_lightning.types import LOG_PREFIX, EnvFailure, UserError
+
+Row = dict[Any, Tensor]  # what one environment returns at a step, by key
+ENDS = ("terminated", "truncated", "done")
 
 
 class Failures:
@@ -60,8 +67,44 @@ class Failures:
         self.path.unlink(missing_ok=True)
 
 
-class Guard(EnvBase):
-    """One environment of a factory, which is replaced by a new one when it raises, or takes too long.
+@contextmanager
+def within(seconds: float | None) -> Iterator[None]:
+    """Interrupt what takes longer, by the alarm signal.
+
+    Code that does not come back to Python is not interrupted before it does. There is no limit outside of the main
+    thread, on systems without interval timers, and where somebody else's alarm is due before.
+
+    Args:
+        seconds: None for no limit.
+
+    Raises:
+        TimeoutError: inside, once the time is over.
+    """
+    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"no answer for {seconds:g} s")
+
+    start, (theirs, interval) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    if 0 < theirs <= seconds:
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        if theirs:
+            left = theirs - (time.monotonic() - start)
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), interval)
+
+
+class Guard:
+    """One environment of a factory, which is replaced by a new one when it raises, exits, or takes too long.
 
     The episode that was playing ends as truncated, with the last observation once more and a reward of zero.
 
@@ -70,57 +113,70 @@ class Guard(EnvBase):
         kwargs: for ``factory.make``.
         index: number of the environment in its batch.
         failures: where failures are told; None lets them through.
+        patience: seconds that a call may take; None for no limit.
 
     Raises:
         UserError: at once, whatever the limit: the environment breaks its promises.
         EnvFailure: it failed ``failures.limit`` times in a row.
     """
 
-    batch_locked = False
-
-    def __init__(self, factory: EnvFactory, kwargs: Mapping[str, Any], index: int, failures: Failures | None = None):
-        env = factory.make(**kwargs)
-        super().__init__(device=env.device, batch_size=())
-        self.__dict__.update(inner=env, factory=factory, kwargs=dict(kwargs), index=index, failures=failures)
-        self.__dict__.update(in_a_row=0, made=1, seed=kwargs["seed"], steps=0)
-        self.__dict__["patience"] = failures.timeout if failures else None  # seconds; ``Workers`` has it for its own
-        self.observation_spec = env.observation_spec.clone()
-        self.full_action_spec = env.full_action_spec.clone()
-        self.full_reward_spec = env.full_reward_spec.clone()
-        self.full_done_spec = env.full_done_spec.clone()
+    def __init__(
+        self,
+        factory: EnvFactory,
+        kwargs: Mapping[str, Any],
+        index: int = 0,
+        failures: Failures | None = None,
+        patience: float | None = None,
+    ):
+        self.factory, self.kwargs, self.index, self.failures = factory, dict(kwargs), index, failures
+        self.patience, self.in_a_row, self.made, self.steps = patience, 0, 1, 0
+        self.seed, self.inner = self.kwargs["seed"], factory.make(**kwargs)
+        self.row: Row = {}
         self._watch()
 
-    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        self.steps += 1
-        try:
-            with within(self.patience):
-                after = self.inner._step(tensordict)
-            if self.floats:
-                self._check(after)
-        except UserError as error:
-            raise UserError(f"environment {self.index}: {error}") from error
-        except Exception as error:
-            self._again(error)
-            return self._cut(tensordict)
-        self.in_a_row = 0
-        return after
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """Of observations, actions, rewards and ends, without batch dimension."""
+        env = self.inner
+        return env.observation_spec, env.full_action_spec, env.full_reward_spec, env.full_done_spec
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+    def reset(self) -> Row:
+        """The observation with which an episode begins."""
         self.steps = 0
         while True:
             try:
                 with within(self.patience):
-                    return self.inner.reset(None if tensordict is None else tensordict.copy(), **kwargs)
-            except Exception as error:
+                    return self._keep(self.inner.reset())
+            except (Exception, SystemExit) as error:
                 self._again(error)
 
-    def _again(self, error: Exception) -> None:
+    def step(self, action: Tensor) -> Row:
+        """What a flat action [a] leads to."""
+        self.steps += 1
+        try:
+            with within(self.patience):
+                after = self.inner.step(TensorDict({**self.row, "action": action}))["next"]
+            for name in self.floats:
+                after.set(name, finite(str(name), after.get(name), self.steps, self.repair))
+        except (Exception, SystemExit) as error:
+            self._again(error)
+            return cut(self.row)
+        self.in_a_row = 0
+        return {**self._keep(after), "reward": after.get("reward")}
+
+    def _keep(self, after: TensorDict) -> Row:
+        self.row = {key: after.get(key) for key in self.keys}
+        return self.row
+
+    def _again(self, error: BaseException) -> None:
         """Tell of a failure and make a new environment, unless it is one too many."""
         while True:
-            if self.failures is None or isinstance(error, UserError):
+            if isinstance(error, UserError):
+                raise UserError(f"environment {self.index}: {error}") from error
+            if self.failures is None:
                 raise error
             self.in_a_row += 1
-            what = f"raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+            kind = "tried to end the process:" if isinstance(error, SystemExit) else "raised"
+            what = f"{kind} {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
             details = "".join(traceback.format_exception(error))
             self.failures.tell(self.index, what, details)
             if self.in_a_row >= self.failures.limit:
@@ -128,100 +184,63 @@ class Guard(EnvBase):
                 raise EnvFailure(f"{story}\n{details}") from error
             self.made += 1
             try:  # another seed: not the same episodes again
-                self._make((self.kwargs["seed"] + 104_729 * (self.made - 1)) % (2**31 - 1))
+                self._make(another_seed(self.kwargs["seed"], self.made - 1))
                 return
-            except Exception as failed:
+            except (Exception, SystemExit) as failed:
                 error = failed
 
     def _make(self, seed: int) -> None:
-        with suppress(Exception), within(self.patience):
+        with suppress(Exception, SystemExit), within(self.patience):
             self.inner.close()
-        self.__dict__["inner"] = self.factory.make(**{**self.kwargs, "seed": seed})
-        self.seed = seed
+        self.inner, self.seed = self.factory.make(**{**self.kwargs, "seed": seed}), seed
         self._watch()
 
     def _watch(self) -> None:
         """Have bad numbers looked for: by the environment's own transform, or here."""
-        transforms = environment.transforms(self.inner) if isinstance(self.inner, TransformedEnv) else []
+        env = self.inner
+        self.keys = [*env.observation_spec.keys(True, True), *env.full_done_spec.keys(True, True)]
+        transforms = environment.transforms(env) if isinstance(env, TransformedEnv) else []
         wires = [transform for transform in transforms if isinstance(transform, Wire)]
-        repair = self._masked if self.failures is not None and self.failures.mask else None
+        self.repair = self._masked if self.failures is not None and self.failures.mask else None
         for wire in wires:
-            wire.repair = repair
-        specs = {} if wires else {**dict(self.observation_spec.items(True, True)), "reward": self.reward_spec}
+            wire.repair = self.repair
+        specs = {} if wires else {**dict(env.observation_spec.items(True, True)), "reward": env.reward_spec}
         floats = [name for name, spec in specs.items() if spec.dtype.is_floating_point]
-        floats = [name for name in floats if not str(name).startswith(LOG_PREFIX)]  # those never reach the model
-        self.__dict__.update(floats=floats, repair=repair)
-
-    def _check(self, after: TensorDictBase) -> None:
-        for name in self.floats:
-            value = after.get(name)
-            good = finite(str(name), value, self.steps, self.repair)
-            if good is not value:
-                after.set(name, good)
+        self.floats = [name for name in floats if not str(name).startswith(LOG_PREFIX)]  # those never reach the model
 
     def _masked(self, name: str, step: int) -> None:
         self.failures.tell(self.index, f"{name} was NaN or infinite at step {step} of an episode, now 0", kind="masked")
-
-    def _cut(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The end of an episode that nobody can play on."""
-        out = {name: tensordict.get(name).clone() for name in self.observation_spec.keys(True, True)}
-        yes = torch.ones(1, dtype=torch.bool)
-        return TensorDict({**out, "reward": torch.zeros(1), "terminated": ~yes, "truncated": yes, "done": yes.clone()})
-
-    def _set_seed(self, seed: int | None) -> None:
-        self.inner.set_seed(seed)
 
     def get_state(self) -> dict[str, Any] | None:
         """State of the environment inside, None if it has none."""
         with suppress(Exception):  # a user's get_state that fails costs an episode, not the run
             state = self.factory.get_state(self.inner)
-            return None if state is None else {"state": state, "seed": self.seed, "made": self.made}
+            if state is not None:
+                return {"state": state, "seed": self.seed, "made": self.made, "steps": self.steps, "row": self.row}
         return None
 
-    def set_state(self, state: dict[str, Any]) -> str:
-        """Go on from a saved state; returns what is wrong with it, in words, or nothing."""
+    def set_state(self, state: dict[str, Any]) -> bool:
+        """Go on from a saved state; whether it fits."""
         try:
             if state["seed"] != self.seed:  # it had been replaced by one of another seed
                 self._make(state["seed"])
-            self.made = state["made"]
+            self.made, self.steps = state["made"], state.get("steps", 0)
+            self.row = state.get("row", self.row)
             self.factory.set_state(self.inner, state["state"])
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+        except Exception:
+            return False
+        return True
 
-    def close(self, *, raise_if_closed: bool = True) -> None:
+    def close(self) -> None:
         self.inner.close()
-        self.is_closed = True
 
 
-def env_states(env: EnvBase) -> list[dict[str, Any] | None]:
-    """The state of each environment of a batch that ``make_batched`` made; None for those that have none."""
-    batch = _batch(env)
-    if isinstance(batch, SerialEnv):
-        return [guard.get_state() for guard in batch._envs]
-    return [batch.ask(i, "get_state") for i in range(batch.num_workers)]
+def cut(row: Row) -> Row:
+    """The end of an episode that nobody can play on: the last observation once more, no reward, truncated."""
+    ends = {key: torch.full((1,), key != "terminated") for key in ENDS if key in row}
+    return {**{key: value.clone() for key, value in row.items()}, "reward": torch.zeros(1), **ends}
 
 
-def set_env_states(env: EnvBase, states: list[dict[str, Any] | None]) -> list[int]:
-    """Go on from what ``env_states`` gave, in a batch of as many environments.
-
-    Returns:
-        The environments that stay where they are: their state is missing or does not fit.
-    """
-    batch, refused = _batch(env), []
-    for i, state in enumerate(states):
-        if state is None:
-            refused.append(i)
-        elif isinstance(batch, SerialEnv):
-            if batch._envs[i].set_state(state):
-                refused.append(i)
-        else:
-            if batch.ask(i, "set_state", state) != "":
-                refused.append(i)
-    return refused
-
-
-def _batch(env: EnvBase) -> Any:
-    while isinstance(env, TransformedEnv):
-        env = env.base_env
-    return env
+def another_seed(seed: int, times: int) -> int:
+    """The seed of an environment that was replaced so many times."""
+    return (seed + 104_729 * times) % (2**31 - 1)
