@@ -22,8 +22,8 @@ from dreamer_lightning.workshop.compare import fewer, number
 from dreamer_lightning.workshop.diagnose import read_metrics
 from dreamer_lightning.workshop.results.comparison import MILESTONES, records
 from dreamer_lightning.workshop.results.figure import comparison_figure
+from dreamer_lightning.workshop.results.methods import Method, tasks_of
 from dreamer_lightning.workshop.results.published import REFERENCE, WINDOWS, published
-from dreamer_lightning.workshop.results.rows import Row, tasks_of
 from dreamer_lightning.workshop.results.runs import load, rows_of
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ BENCHMARK = "dmc_proprio"
 BEGIN, END = "<!-- results: python benchmarks/figures.py -->", "<!-- end of results -->"
 
 
-def rows(results: Path, main: bool) -> list[Row]:
+def rows(results: Path, main: bool) -> list[Method]:
     """Runs on vectors of DeepMind Control under `results`, beside the published ones; the main overlays or the others.
 
     Args:
@@ -56,7 +56,7 @@ def rows(results: Path, main: bool) -> list[Row]:
     return sorted(ours + published(BENCHMARK, set(tasks_of(ours))), key=lambda row: tasks_of(ours).index(row.task))
 
 
-def table(found: list[Row]) -> str:
+def table(found: list[Method]) -> str:
     """A Markdown table of runs beside the published reference; milestones that a run of ours has reached."""
     made = [
         r

@@ -65,7 +65,8 @@ def test_wheel_holds_the_configs(wheel: Path):
 
 @pytest.mark.slow
 def test_wheel_works_outside_the_clone(wheel: Path, tmp_path: Path):
-    """Installed beside this environment's dependencies, it finds its configs and trains in an empty folder."""
+    """Installed beside this environment's dependencies, it finds its configs, trains in an empty folder, and compares
+    itself with recorded arrays."""
     venv.create(tmp_path / "venv", system_site_packages=False, with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     site = Path(
@@ -86,3 +87,9 @@ def test_wheel_works_outside_the_clone(wheel: Path, tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(work.glob("runs/*/config.yaml"))
+    command = [python, "-m", "dreamer_lightning", "parity"]
+    done = subprocess.run([*command, ROOT / "tests" / "data"], cwd=work, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4073 arrays compared, 0 outside" in done.stdout
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -46,7 +46,6 @@ from dreamer_lightning.types import (
 )
 
 STREAM = "stream"  # which environment a record came from; the buffer consumes it
-_NOT_OBS = {*WIRE, "is_init"}
 
 
 Rows = dict[str | tuple[str, str], Tensor]
@@ -65,7 +64,7 @@ def initial_carry(num_envs: int) -> Carry:
 def observation_keys(wire: TensorDictBase) -> list[str]:
     """Names of the wire's observations: every other entry at the root that also arrives under ``next``."""
     shared = set(wire.keys()) & set(wire.get("next").keys())
-    return sorted(key for key in shared - _NOT_OBS if not key.startswith((LOG_PREFIX, "_")))
+    return sorted(key for key in shared - set(WIRE) if not key.startswith((LOG_PREFIX, "_")))
 
 
 def to_records(wire: TensorDictBase, carry: Carry | None = None) -> tuple[TensorDict, Carry]:

@@ -42,9 +42,3 @@ def dream_weight(cont: Float[Tensor, "*b t"], discount: float) -> Float[Tensor, 
         discount: 1 where the continue head already holds the discount (``contdisc``).
     """
     return torch.cumprod(discount * cont, -1) / discount
-
-
-def discounted_sum(reward: Float[Tensor, "*b t"], discount: float) -> Float[Tensor, "*b"]:
-    """``sum_j discount^j reward_j``: what a stretch of rewards is worth at its beginning."""
-    powers = discount ** torch.arange(reward.shape[-1], device=reward.device, dtype=reward.dtype)
-    return (reward * powers).sum(-1)

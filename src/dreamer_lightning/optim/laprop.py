@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dreamer_lightning.types import Metrics, UserError
+from dreamer_lightning.types import UserError
 
 Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch._foreach functions take and give
 Schedule = Literal["const", "linear", "cosine"]
@@ -69,7 +69,6 @@ class LaProp(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "agc": agc, "pmin": pmin, "warmup": warmup}
         defaults |= {"weight_decay": weight_decay, "schedule": schedule, "anneal": anneal, "nesterov": nesterov}
         super().__init__(params, defaults | {"capturable": True})
-        self.norms: list[tuple[Tensor, Tensor]] = []  # of gradients and parameters, per group, at the last step
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -78,23 +77,21 @@ class LaProp(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.norms = [self._update(group) for group in self.param_groups if group["params"]]
+        for group in self.param_groups:
+            if group["params"]:
+                grads: Tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
+                changes = self.changes(group, self.clip(group, grads))
+                torch._foreach_sub_([p.detach() for p in group["params"]], changes)
         return loss
 
-    def _update(self, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        grads: Tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in group["params"]]
-        grads, grad_norm, param_norm = self.clip(group, grads)
-        torch._foreach_sub_([p.detach() for p in group["params"]], self.changes(group, grads))
-        return grad_norm, param_norm
-
-    def clip(self, group: dict[str, Any], grads: Tensors) -> tuple[Tensors, Tensor, Tensor]:
-        """Gradients whose norm is at most ``agc max(pmin, |p|)``, tensor by tensor; and the norms of both before it."""
+    def clip(self, group: dict[str, Any], grads: Tensors) -> Tensors:
+        """Gradients whose norm is at most ``agc max(pmin, |p|)``, tensor by tensor."""
+        if not group["agc"]:
+            return grads
         params = [p.detach() for p in group["params"]]
         grad_norm, param_norm = torch.stack(torch._foreach_norm(grads)), torch.stack(torch._foreach_norm(params))
-        if group["agc"]:
-            limit = group["agc"] * param_norm.clamp_min(group["pmin"])
-            grads = torch._foreach_mul(grads, (1 / (grad_norm / limit).clamp_min(1.0)).unbind())
-        return grads, grad_norm, param_norm
+        limit = group["agc"] * param_norm.clamp_min(group["pmin"])
+        return torch._foreach_mul(grads, (1 / (grad_norm / limit).clamp_min(1.0)).unbind())
 
     def changes(self, group: dict[str, Any], grads: Tensors) -> Tensors:
         """What to subtract from each parameter; the moments and the counter move on."""
@@ -144,15 +141,6 @@ class LaProp(torch.optim.Optimizer):
             return rate * (1 - 0.9 * done)
         floor = 0.1 * lr  # the reference passes an absolute number where a fraction is asked for
         return rate * (floor + (1 - floor) * 0.5 * (1 + torch.cos(math.pi * done)))
-
-    def metrics(self) -> Metrics:
-        """Norms at the last step and the learning rate of the next one, as 0-d tensors."""
-        if not self.norms:
-            return {}
-        group = self.param_groups[0]
-        grad, param = (torch.linalg.vector_norm(torch.cat(norms)) for norms in zip(*self.norms, strict=True))
-        rate = self.learning_rate(group, self.state[group["params"][0]]["step"])
-        return {"opt/grad_norm": grad, "opt/param_norm": param, "opt/lr": rate}
 
 
 def correction(beta: float, count: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from dreamer_lightning.store.atomic import write_atomic
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.results.comparison import MILESTONES, SHARES, overall, records
 from dreamer_lightning.workshop.results.figure import comparison_figure
+from dreamer_lightning.workshop.results.methods import Method, tasks_of
 from dreamer_lightning.workshop.results.published import WINDOWS, published
-from dreamer_lightning.workshop.results.rows import Row, tasks_of
 from dreamer_lightning.workshop.results.runs import load, rows_of
 
 HEADS = {step: f"{step // 1000}K" for step in MILESTONES}
@@ -99,14 +99,14 @@ def which(benchmark: str, found: set[str]) -> str:
     return found.pop() if found else "none"
 
 
-def of_one_scale(rows: list[Row], benchmark: str, tasks: set[str]) -> list[Row]:
+def of_one_scale(rows: list[Method], benchmark: str, tasks: set[str]) -> list[Method]:
     """The rows that may be averaged: all of a single task, or those of DMC's ``tasks``, whose returns are alike."""
     if len(tasks_of(rows)) == 1:
         return rows
     return [row for row in rows if row.task in tasks] if benchmark.startswith("dmc") else []
 
 
-def short_runs(rows: list[Row], table: list[dict[str, Any]]) -> list[str]:
+def short_runs(rows: list[Method], table: list[dict[str, Any]]) -> list[str]:
     """A line for each of our rows that has no score at any of the steps."""
     lines = []
     for row, record in zip(rows, table, strict=True):

@@ -111,6 +111,8 @@ def test_a_folder_without_vectors_exits_2(tmp_path, capsys):
     assert main(["parity", str(tmp_path)]) == 2
     assert "is not a folder of parity vectors" in capsys.readouterr().err
     assert main(["parity", str(tmp_path / "nowhere")]) == 2
+    assert main(["parity"]) == 2
+    assert "parity needs a folder" in capsys.readouterr().err
     with pytest.raises(UserError, match="is not a folder"):
         run(tmp_path)
 

@@ -43,8 +43,8 @@ from dreamer_lightning.workshop.bench.learner import (
 )
 from dreamer_lightning.workshop.bench.report import table
 from dreamer_lightning.workshop.bench.system import LoopWatch, fill, time_collector, time_envs, time_replay
+from dreamer_lightning.workshop.bench.timing import Measures
 
-Row = dict[str, Any]
 FILL_BYTES = 5e8  # the replay is filled with so much at most
 LOOP_UPDATES, LOOP_SECONDS = 12, 90  # of the running loop, after 3 updates; whichever comes first
 
@@ -87,7 +87,7 @@ def bench(
 
 def measure(
     options: dict[str, Any], baseline: str, twin: bool, repeats: int, seconds: float, replay_steps: int
-) -> list[Row]:
+) -> list[Measures]:
     """One row for what ``fit`` would do, and one for each other system."""
     fabric = build_fabric(options["fabric"])
     L.seed_everything(options["seed"], verbose=False)
@@ -139,7 +139,7 @@ def measure(
     return rows
 
 
-def replay_row(options: dict[str, Any], specs: Specs, learner: Learner, repeats: int, steps: int) -> Row:
+def replay_row(options: dict[str, Any], specs: Specs, learner: Learner, repeats: int, steps: int) -> Measures:
     """Times of a replay filled with random records."""
     num_envs, (b, t) = options["num_envs"], (options["batch_size"], options["batch_length"])
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def replay_row(options: dict[str, Any], specs: Specs, learner: Learner, repeats:
         return time_replay(replay, records[:, :1], latents, repeats)
 
 
-def env_row(options: dict[str, Any], learner: Learner, seconds: float) -> Row:
+def env_row(options: dict[str, Any], learner: Learner, seconds: float) -> Measures:
     """Env steps a second, with and without policy and collector."""
     env, num_envs, collecting = options["env"], options["num_envs"], options["collector"]
     alone = time_envs(env, num_envs, collecting.backend, seconds)
@@ -161,7 +161,7 @@ def env_row(options: dict[str, Any], learner: Learner, seconds: float) -> Row:
     return {**alone, **time_collector(collector, env.repeat, seconds), "num_envs": num_envs}
 
 
-def loop_row(options: dict[str, Any], repeats: int) -> Row:
+def loop_row(options: dict[str, Any], repeats: int) -> Measures:
     """What a short run of ``fit`` does, in a folder that is thrown away."""
     watch = LoopWatch()
     fabric = replace(options["fabric"], callbacks=[*(options["fabric"].callbacks or []), watch])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-Row = dict[str, Any]
+from dreamer_lightning.workshop.bench.timing import Measures
+
 LINES = [  # key, what it is, unit, digits
     ("update_ms", "one update", "ms", 1),
     ("update_floor_ratio", "times the floor", "", 2),
@@ -37,7 +37,7 @@ LINES = [  # key, what it is, unit, digits
 ]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Measures]) -> str:
     """The default row line by line, and the other systems' updates below."""
     own = next(row for row in rows if row["default"])
     b, t = own["batch"]

@@ -14,9 +14,8 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs.base import EnvFactory, specs_of, step
 from dreamer_lightning.envs.batched import make_batched
 from dreamer_lightning.types import IS_FIRST, IS_LAST
-from dreamer_lightning.workshop.bench.timing import median_ms, rate
+from dreamer_lightning.workshop.bench.timing import Measures, median_ms, rate
 
-Row = dict[str, Any]
 CPU = torch.device("cpu")
 
 
@@ -34,7 +33,7 @@ def fill(replay: Replay, records: TensorDictBase, steps: int) -> None:
     replay.queue.clear()  # samples are uniform, as in a long run
 
 
-def time_replay(replay: Replay, records: TensorDictBase, latents: dict[str, torch.Tensor], repeats: int) -> Row:
+def time_replay(replay: Replay, records: TensorDictBase, latents: dict[str, torch.Tensor], repeats: int) -> Measures:
     """Sampling a batch, adding a step of every environment, and writing latents back.
 
     Args:
@@ -60,7 +59,7 @@ def time_replay(replay: Replay, records: TensorDictBase, latents: dict[str, torc
     }
 
 
-def time_envs(factory: EnvFactory, num_envs: int, backend: Any, seconds: float) -> Row:
+def time_envs(factory: EnvFactory, num_envs: int, backend: Any, seconds: float) -> Measures:
     """Env steps (simulator frames) a second under random actions, without policy and collector."""
     env = make_batched(factory, num_envs, 0, backend)
     actions, generator = specs_of(env).actions, torch.Generator().manual_seed(0)
@@ -76,7 +75,7 @@ def time_envs(factory: EnvFactory, num_envs: int, backend: Any, seconds: float) 
         env.close()
 
 
-def time_collector(collector: Any, repeat: int, seconds: float) -> Row:
+def time_collector(collector: Any, repeat: int, seconds: float) -> Measures:
     """Env steps a second of the collector with the acting policy, turned into records."""
     wires: Iterator[TensorDictBase] = iter(collector)
     carry = [initial_carry(next(wires).shape[0])]
@@ -106,7 +105,7 @@ class LoopWatch:
     def on_train_batch_end(self, loop: Any) -> None:
         self.seen.append((time.perf_counter(), loop.clocks.env_step, dict(loop.timers)))
 
-    def row(self) -> Row:
+    def row(self) -> Measures:
         """Rates and shares from the first counted update to the last; both are the last before more is collected."""
         rounds = [a for a, b in zip(self.seen, self.seen[1:], strict=False) if a[1] != b[1]]
         if len(rounds) < 2:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+Measures = dict[str, Any]  # what was measured of one system, by name
 Where = tuple[Any, str]  # an object and the name of its method
 
 

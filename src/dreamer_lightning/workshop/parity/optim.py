@@ -56,9 +56,9 @@ def _steps(v: Vectors, group: str) -> None:
     opt, kept = optimizer(config)(list(params.values())), {"clipped": [], "update": [], "param": []}
     clip, changes = opt.clip, opt.changes
 
-    def on_clip(group: dict, raw: list[Tensor]) -> tuple:
+    def on_clip(group: dict, raw: list[Tensor]) -> list[Tensor]:
         result = clip(group, raw)
-        kept["clipped"].append(result[0])
+        kept["clipped"].append(result)
         return result
 
     def on_changes(group: dict, clipped: list[Tensor]) -> list[Tensor]:

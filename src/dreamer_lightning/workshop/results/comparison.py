@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dreamer_lightning.workshop.results.curves import Window, final_score, mean_score, score_at, steps_to
+from dreamer_lightning.workshop.results.methods import Method, tasks_of
 from dreamer_lightning.workshop.results.published import REFERENCE
-from dreamer_lightning.workshop.results.rows import Row, tasks_of
 from dreamer_lightning.workshop.results.statistics import interval, iqm, mean
 
 MILESTONES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000)
@@ -17,19 +17,19 @@ SHARES = (50, 75, 90)  # percent of the reference's final score
 NAN = float("nan")
 
 
-def scores_at(row: Row, step: float, window: Window) -> np.ndarray:
+def scores_at(row: Method, step: float, window: Window) -> np.ndarray:
     """The score of every seed that reached a step, [seeds]."""
     scores = np.array([score_at(curve, step, window) for curve in row.curves if len(curve.steps)])
     return scores[np.isfinite(scores)]
 
 
-def common_horizon(rows: Sequence[Row], task: str, width: int) -> float:
+def common_horizon(rows: Sequence[Method], task: str, width: int) -> float:
     """The last bin that every run of ours on a task finished."""
     mine = [curve for row in rows if row.ours and row.task == task for curve in row.curves]
     return float(min((curve.steps[-1] if len(curve.steps) else 0.0 for curve in mine), default=0.0) // width * width)
 
 
-def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
+def records(rows: Sequence[Method], window: Window) -> list[dict[str, Any]]:
     """One dict a row, numbers as floats (nan: not known, or not reached); the columns of the CSV table."""
     horizons = {task: common_horizon(rows, task, window.bin) for task in tasks_of(rows)}
     finals = {row.task: final_score(row.curves, window) for row in rows if row.label == REFERENCE and not row.ours}
@@ -62,7 +62,7 @@ def records(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
     return table
 
 
-def _times(record: dict[str, Any], row: Row, first: float) -> tuple[float, bool]:
+def _times(record: dict[str, Any], row: Method, first: float) -> tuple[float, bool]:
     """Env steps to the first share, as a multiple of those of the task's first row.
 
     Returns:
@@ -75,17 +75,17 @@ def _times(record: dict[str, Any], row: Row, first: float) -> tuple[float, bool]
     return (last / first, True) if last > first else (NAN, False)
 
 
-def _area(row: Row, horizon: float, width: int) -> float:
+def _area(row: Method, horizon: float, width: int) -> float:
     areas = [mean_score(curve, horizon, width) for curve in row.curves]
     return float(np.mean(areas)) if horizon and np.isfinite(areas).all() else NAN
 
 
-def _unseeded(row: Row) -> bool:
+def _unseeded(row: Method) -> bool:
     """Whether only a mean at a few points is known."""
     return any(curve.std is not None for curve in row.curves)
 
 
-def overall(rows: Sequence[Row], window: Window) -> list[dict[str, Any]]:
+def overall(rows: Sequence[Method], window: Window) -> list[dict[str, Any]]:
     """Mean and interquartile mean over all tasks and seeds, with stratified bootstrap intervals, for each method.
 
     A method is counted at a step only if all its seeds on all tasks of ours have reached it.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """Scores [n] over env steps [n], of one seed or of a mean whose seeds are unknown; ``std`` [n] belongs to a mean.
 
     A step is the end of the bin whose episodes were averaged. ``last``: env steps that a run has played, if known.
@@ -32,7 +32,7 @@ class Window:
         return max(self.least, 0.05 * step)
 
 
-def binned(steps: np.ndarray, scores: np.ndarray, width: int, last: float) -> Curve:
+def binned(steps: np.ndarray, scores: np.ndarray, width: int, last: float) -> LearningCurve:
     """Means of the episodes that end in each bin (k - 1) width < step <= k width; bins past ``last`` are left out.
 
     Args:
@@ -43,7 +43,7 @@ def binned(steps: np.ndarray, scores: np.ndarray, width: int, last: float) -> Cu
     """
     ends = np.ceil(steps / width).astype(int) * width
     found = [end for end in np.unique(ends) if end <= last]
-    return Curve(np.array(found, float), np.array([scores[ends == end].mean() for end in found]), last=last)
+    return LearningCurve(np.array(found, float), np.array([scores[ends == end].mean() for end in found]), last=last)
 
 
 def trailing(steps: np.ndarray, scores: np.ndarray, window: float, at: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def trailing(steps: np.ndarray, scores: np.ndarray, window: float, at: np.ndarra
     return values
 
 
-def score_at(curve: Curve, step: float, window: Window) -> float:
+def score_at(curve: LearningCurve, step: float, window: Window) -> float:
     """Mean of the bins in (step - window, step]; nan if the curve has none or its run has not come so far.
 
     A mean's own points count exactly.
@@ -70,15 +70,16 @@ def score_at(curve: Curve, step: float, window: Window) -> float:
     return float(curve.scores[inside].mean()) if inside.any() else float("nan")
 
 
-def final_score(curves: Sequence[Curve], window: Window) -> float:
+def final_score(curves: Sequence[LearningCurve], window: Window) -> float:
     """Mean over seeds of the score at the end of each."""
     return float(np.mean([score_at(curve, curve.steps[-1], window) for curve in curves]))
 
 
-def mean_curve(curves: Sequence[Curve]) -> Curve:
+def mean_curve(curves: Sequence[LearningCurve]) -> LearningCurve:
     """Mean and standard deviation (ddof 1) over seeds, at bins that half of them have, until the first seed ends."""
     if len(curves) == 1:
-        return curves[0] if curves[0].std is not None else Curve(*_pair(curves[0]), np.zeros(len(curves[0].steps)))
+        (only,) = curves
+        return only if only.std is not None else replace(only, std=np.zeros(len(only.steps)), last=None)
     by_step: dict[float, list[float]] = {}
     for curve in curves:
         for step, score in zip(curve.steps, curve.scores, strict=True):
@@ -86,14 +87,10 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     end = min(curve.steps[-1] if len(curve.steps) else 0.0 for curve in curves)  # else it jumps where a seed leaves it
     steps = sorted(step for step, values in by_step.items() if 2 * len(values) >= len(curves) and step <= end)
     spread = [np.std(by_step[step], ddof=1) if len(by_step[step]) > 1 else 0.0 for step in steps]
-    return Curve(np.array(steps), np.array([np.mean(by_step[step]) for step in steps]), np.array(spread))
+    return LearningCurve(np.array(steps), np.array([np.mean(by_step[step]) for step in steps]), np.array(spread))
 
 
-def _pair(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    return curve.steps, curve.scores
-
-
-def steps_to(curves: Sequence[Curve], target: float) -> float:
+def steps_to(curves: Sequence[LearningCurve], target: float) -> float:
     """The first bin where the mean over seeds reaches the target and the next bin holds it; nan if none does."""
     mean = mean_curve(curves)
     above = mean.scores >= target
@@ -103,7 +100,7 @@ def steps_to(curves: Sequence[Curve], target: float) -> float:
     return float("nan")
 
 
-def mean_score(curve: Curve, horizon: float, width: int) -> float:
+def mean_score(curve: LearningCurve, horizon: float, width: int) -> float:
     """Area under the curve up to ``horizon`` env steps, divided by it: the mean over the bins.
 
     Missing bins are interpolated, a missing first one counts as the second. Nan if the curve begins later or ends

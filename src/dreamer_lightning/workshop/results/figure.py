@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dreamer_lightning.workshop.results.curves import Window, mean_curve, trailing
+from dreamer_lightning.workshop.results.methods import Method, tasks_of
 from dreamer_lightning.workshop.results.published import REFERENCE
-from dreamer_lightning.workshop.results.rows import Row, tasks_of
 
 NAMES = {
     "dreamerv3": "DreamerV3, published",
@@ -35,7 +35,7 @@ LETTERS = 13.5  # of the legend, an inch
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f3c8d")
 
 
-def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: str = "") -> Path:
+def comparison_figure(rows: Sequence[Method], window: Window, path: Path, title: str = "") -> Path:
     """Draw runs over published curves.
 
     Args:
@@ -84,15 +84,15 @@ def comparison_figure(rows: Sequence[Row], window: Window, path: Path, title: st
     return path
 
 
-def _legend_rows(rows: Sequence[Row]) -> list[Row]:
+def _legend_rows(rows: Sequence[Method]) -> list[Method]:
     """The first row of every method, ours first."""
-    first: dict[str, Row] = {}
+    first: dict[str, Method] = {}
     for row in sorted(rows, key=lambda row: (not row.ours, row.label != REFERENCE)):
         first.setdefault(row.label, row)
     return list(first.values())
 
 
-def _caption(row: Row, same: Sequence[Row]) -> str:
+def _caption(row: Method, same: Sequence[Method]) -> str:
     setting = same[0].setting
     for other in same[1:]:
         setting = setting.merged(other.setting)
@@ -102,13 +102,13 @@ def _caption(row: Row, same: Sequence[Row]) -> str:
     return f"{row.label if row.ours else NAMES.get(row.label, row.label)}: " + ", ".join(part for part in parts if part)
 
 
-def _handle(row: Row, colors: dict[str, str]) -> Any:
+def _handle(row: Method, colors: dict[str, str]) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **_look(row, colors))
 
 
-def _look(row: Row, colors: dict[str, str]) -> dict[str, Any]:
+def _look(row: Method, colors: dict[str, str]) -> dict[str, Any]:
     if row.ours:
         return {"color": colors[row.label], "lw": 1.8, "ls": "--" if _greedy(row) else "-"}
     if any(curve.std is not None for curve in row.curves):  # few points: a line between them would be invented
@@ -118,25 +118,25 @@ def _look(row: Row, colors: dict[str, str]) -> dict[str, Any]:
     return {"color": color, "lw": 1.4 if row.label == REFERENCE else 1.1, "ls": style}
 
 
-def _greedy(row: Row) -> bool:
+def _greedy(row: Method) -> bool:
     return row.label.endswith("(greedy)")
 
 
-def _limit(rows: Sequence[Row], task: str, window: Window) -> float:
+def _limit(rows: Sequence[Method], task: str, window: Window) -> float:
     """Env steps that a task's panel shows: somewhat more than the longest run."""
     ours = [row for row in rows if row.ours and row.task == task]
     last = max(float(one.steps[-1]) for row in ours for one in row.episodes if len(one.steps))
     return max(1.25 * last, 2 * window.bin)
 
 
-def _visible(row: Row, limit: float) -> bool:
+def _visible(row: Method, limit: float) -> bool:
     """Whether a row has points in the panel (at the start, all published ones are alike)."""
     if row.ours:
         return not _greedy(row) or len(mean_curve(row.curves).steps) > 0
     return any(((curve.steps > 0) & (curve.steps <= limit)).any() for curve in row.curves)
 
 
-def _panel(axis: Any, rows: Sequence[Row], task: str, window: Window, colors: dict[str, str]) -> None:
+def _panel(axis: Any, rows: Sequence[Method], task: str, window: Window, colors: dict[str, str]) -> None:
     limit = _limit(rows, task, window)
     for row in rows:
         look = _look(row, colors)
@@ -161,7 +161,7 @@ def _panel(axis: Any, rows: Sequence[Row], task: str, window: Window, colors: di
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _range(rows: Sequence[Row], limit: float) -> tuple[float, float]:
+def _range(rows: Sequence[Method], limit: float) -> tuple[float, float]:
     seen = [value for row in rows for one in row.episodes for value in one.scores]
     for row in rows:
         seen += [score for curve in row.curves for score in curve.scores[curve.steps <= limit]]
@@ -169,7 +169,7 @@ def _range(rows: Sequence[Row], limit: float) -> tuple[float, float]:
     return low, high + 0.05 * (high - low)
 
 
-def _line(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _line(row: Method, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is drawn of a row: (env steps, mean, standard deviation) over its seeds."""
     if row.ours and not _greedy(row):
         return _smooth(row, window)
@@ -177,7 +177,7 @@ def _line(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return mean.steps, mean.scores, np.asarray(mean.std)
 
 
-def _smooth(row: Row, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _smooth(row: Method, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Trailing means of a run's episodes, (env steps, mean, standard deviation) over its seeds."""
     first = max(one.steps[0] for one in row.episodes)
     last = min(one.steps[-1] for one in row.episodes)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_lightning.workshop.results.curves import Curve, Window
-from dreamer_lightning.workshop.results.rows import Row, Setting
+from dreamer_lightning.workshop.results.curves import LearningCurve, Window
+from dreamer_lightning.workshop.results.methods import Method, Setting
 
 DATA = Path(__file__).parent / "data"
 WINDOWS = {
@@ -32,24 +32,24 @@ SETTINGS = {  # what is known of each; None: not stated with the scores
 }
 
 
-def published(benchmark: str, tasks: set[str]) -> list[Row]:
+def published(benchmark: str, tasks: set[str]) -> list[Method]:
     """The published rows of some tasks, the reference first.
 
     Args:
         benchmark: a key of ``WINDOWS``; ``none`` has no rows.
         tasks: names without the suite, such as walker_walk.
     """
-    rows: dict[tuple[str, str], list[tuple[int | None, Curve, int]]] = {}
-    for method, task, seed, curve, count in _records(benchmark):
+    rows: dict[tuple[str, str], list[tuple[LearningCurve, int]]] = {}
+    for method, task, curve, count in _records(benchmark):
         if task in tasks:
-            rows.setdefault((task, method), []).append((seed, curve, count))
+            rows.setdefault((task, method), []).append((curve, count))
     found = []
     for (task, method), members in rows.items():
-        seeds = sum(count for _, _, count in members)
+        seeds = sum(count for _, count in members)
         repeat = "4" if benchmark == "atari100k" else "2"
         setting = SETTINGS.get((benchmark, method), Setting(repeat, "", "", "", "", ""))
-        curves = [curve for _, curve, _ in members]
-        found.append(Row(method, task, curves, setting, f"n={seeds}", episode_length=_length(benchmark)))
+        curves = [curve for curve, _ in members]
+        found.append(Method(method, task, curves, setting, f"n={seeds}", episode_length=_length(benchmark)))
     return sorted(found, key=lambda row: (row.task, row.label != REFERENCE, row.label))
 
 
@@ -58,15 +58,13 @@ def _length(benchmark: str) -> float | None:
     return 1000.0 if benchmark.startswith("dmc") else None
 
 
-def _records(benchmark: str) -> Iterator[tuple[str, str, int | None, Curve, int]]:
-    """(method, task, seed, curve, number of seeds) of every row of a data file."""
+def _records(benchmark: str) -> Iterator[tuple[str, str, LearningCurve, int]]:
+    """(method, task, curve, number of seeds) of every row of a data file."""
     path = DATA / f"{benchmark}.csv.gz"
     if not path.is_file():
         return
     with gzip.open(path, "rt", newline="") as file:
         for row in csv.DictReader(file):
             values = np.array([pair.split(":") for pair in row["scores"].split()], float).T
-            if row["seed"]:
-                yield row["method"], row["task"], int(row["seed"]), Curve(values[0], values[1]), 1
-            else:
-                yield row["method"], row["task"], None, Curve(values[0], values[1], values[2]), int(values[3].max())
+            curve = LearningCurve(*values[: 2 if row["seed"] else 3])
+            yield row["method"], row["task"], curve, 1 if row["seed"] else int(values[3].max())

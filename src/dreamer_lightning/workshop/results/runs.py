@@ -14,9 +14,9 @@ from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.metrics import read_rows, series
 from dreamer_lightning.store.runfolder import CONFIG, METRICS, read_config
 from dreamer_lightning.types import Size
-from dreamer_lightning.workshop.results.curves import Curve, binned
+from dreamer_lightning.workshop.results.curves import LearningCurve, binned
+from dreamer_lightning.workshop.results.methods import Method, Scores, Setting
 from dreamer_lightning.workshop.results.published import EVALUATION, METHODS, TRAINING, WINDOWS
-from dreamer_lightning.workshop.results.rows import Episodes, Row, Setting
 
 EPISODE, GREEDY = "episode/score", "eval/greedy_score"
 PREFIXES = ("dmc_", "atari_")
@@ -44,8 +44,8 @@ class Series:
     seed: str
     setting: Setting
     benchmark: str
-    training: Episodes
-    greedy: Episodes
+    training: Scores
+    greedy: Scores
     last: float
     seconds: float
     together: bool
@@ -81,7 +81,7 @@ def read_run(folder: Path, label: str | None = None) -> Series:
     """One run folder."""
     config = read_config(folder)
     rows = read_rows(folder / METRICS)
-    training, greedy, clock = (Episodes(*map(np.array, series(rows, name))) for name in (EPISODE, GREEDY, "seconds"))
+    training, greedy, clock = (Scores(*map(np.array, series(rows, name))) for name in (EPISODE, GREEDY, "seconds"))
     env = config.get("env") or {}
     options = env.get("init_args") or {}
     task = str(options.get("task") or options.get("path") or "unknown")
@@ -170,15 +170,15 @@ def read_csv(path: Path, label: str) -> list[Series]:
             except (ValueError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
             groups.setdefault((task.replace("-", "_"), row.get("seed") or "0"), []).append(point)
-    nothing = Episodes(np.array([]), np.array([]))
+    nothing = Scores(np.array([]), np.array([]))
     setting = Setting("", "", "", "", "", "as in the file")
     return [
-        Series(label, task, seed, setting, "none", Episodes(*np.array(points).T), nothing, max(points)[0], 0.0, True)
+        Series(label, task, seed, setting, "none", Scores(*np.array(points).T), nothing, max(points)[0], 0.0, True)
         for (task, seed), points in groups.items()
     ]
 
 
-def rows_of(series: list[Series], benchmark: str, scores: str = "training") -> list[Row]:
+def rows_of(series: list[Series], benchmark: str, scores: str = "training") -> list[Method]:
     """Seeds of one method on one task become one row.
 
     Args:
@@ -190,7 +190,7 @@ def rows_of(series: list[Series], benchmark: str, scores: str = "training") -> l
     groups: dict[tuple, list[Series]] = {}
     for one in series:
         groups.setdefault((one.label, one.task, None if one.together else one.setting), []).append(one)
-    rows: list[Row] = []
+    rows: list[Method] = []
     for members in groups.values():
         if scores in ("training", "both"):
             rows += _row(members, [one.training for one in members], width, greedy=False)
@@ -199,7 +199,7 @@ def rows_of(series: list[Series], benchmark: str, scores: str = "training") -> l
     return _distinct(rows)
 
 
-def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool) -> list[Row]:
+def _row(members: list[Series], scores: list[Scores], width: int, greedy: bool) -> list[Method]:
     some = [i for i, episodes in enumerate(scores) if len(episodes.steps)]
     if not some:
         return []
@@ -210,7 +210,7 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
     if greedy:
         setting = setting._replace(scored=EVALUATION)
     return [
-        Row(
+        Method(
             members[0].label + (" (greedy)" if greedy else ""),
             members[0].task,
             [_curve(one, episodes, width) for episodes, one in zip(scores, members, strict=True)],
@@ -224,13 +224,13 @@ def _row(members: list[Series], scores: list[Episodes], width: int, greedy: bool
     ]
 
 
-def _curve(one: Series, episodes: Episodes, width: int) -> Curve:
+def _curve(one: Series, episodes: Scores, width: int) -> LearningCurve:
     """Points of a file are scores already: the last of them is not where somebody's run ended."""
     curve = binned(*episodes, width, one.last)
     return replace(curve, last=None) if one.together else curve
 
 
-def _distinct(rows: list[Row]) -> list[Row]:
+def _distinct(rows: list[Method]) -> list[Method]:
     """Rows of one label and task that differ in their setting are numbered; none is called like a published method."""
     seen: dict[tuple[str, str], int] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""One row of a comparison: what one method reached on one task, and the setting that it was reached in."""
+"""What a comparison compares: what one method reached on one task, and the setting that it was reached in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamer_lightning.workshop.results.curves import Curve
+from dreamer_lightning.workshop.results.curves import LearningCurve
 
 
 class Setting(NamedTuple):
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
         return Setting(*parts)
 
 
-class Episodes(NamedTuple):
+class Scores(NamedTuple):
     """Env steps at which episodes ended, and their returns."""
 
     steps: np.ndarray
@@ -47,7 +47,7 @@ class Episodes(NamedTuple):
 
 
 @dataclass
-class Row:
+class Method:
     """One method on one task.
 
     Args:
@@ -65,10 +65,10 @@ class Row:
 
     label: str
     task: str
-    curves: list[Curve]
+    curves: list[LearningCurve]
     setting: Setting
     seeds: str = ""
-    episodes: list[Episodes] = field(default_factory=list)
+    episodes: list[Scores] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     episode_length: float | None = None
@@ -83,6 +83,6 @@ class Row:
         return step / self.episode_length if self.episode_length else float("nan")
 
 
-def tasks_of(rows: Sequence[Row]) -> list[str]:
+def tasks_of(rows: Sequence[Method]) -> list[str]:
     """The tasks of some rows, in the order in which they appear."""
     return list(dict.fromkeys(row.task for row in rows))
