@@ -172,7 +172,7 @@ def fit(
     check_numbers(options)
     fabric.callbacks = check_callbacks(fabric.callbacks)
     limits = Limits(env_steps, updates, max_time)
-    folder = check_run_dir(run_dir or default_run_dir(env, size, seed), resume, limits)
+    folder = check_run_dir(run_dir or default_run_dir(env, size.name, seed), resume, limits)
     found = find_checkpoint(folder, limits) if resume else None
     if isinstance(found, Run):
         return found
@@ -260,10 +260,10 @@ def fit(
     return Run(folder, closing(folder) if devices.is_global_zero else "")
 
 
-def default_run_dir(env: EnvFactory, size: Size, seed: int) -> str:
-    """runs/TASK-SIZE-sSEED-TIME."""
+def default_run_dir(env: EnvFactory, what: str, seed: int) -> str:
+    """runs/TASK-WHAT-sSEED-TIME; WHAT is the name of the sizes, or of a yardstick's algorithm."""
     task = env.name.replace("/", "_").replace(":", "_")
-    return str(Path("runs") / f"{task}-{size.name}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return str(Path("runs") / f"{task}-{what}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def check_run_dir(folder: str, resume: str | None, limits: Limits, resumable: bool = True) -> Path:

@@ -1,1 +1,1 @@
-"""What proves and measures Dreamer, apart from Dreamer: parity, bench, results, and the commands that use them."""
+"""Checks, measures and compares Dreamer: parity, bench, results. Nothing but the commands of this room imports it."""

@@ -54,7 +54,7 @@ def sweep(seeds: str, jobs: int = 1, run_dir: str | None = None, fit: list[str] 
         others = [each for each in numbers if each != seed and (folder / f"seed{each}" / "metrics.csv").is_file()]
         raise UserError(f"seed {seed} failed: {line}" + (f" (the others are in {folder})" if others else ""))
     runs = load([str(folder / f"seed{seed}") for seed in numbers])
-    lines = [f"seed {run.seed}: {closing(run.training.scores)}, {run.seconds / 60:.0f} minutes" for run in runs]
+    lines = [f"seed {run.seed}: {last_returns(run.training.scores)}, {run.seconds / 60:.0f} minutes" for run in runs]
     return Outcome(render(*lines, f"compare {folder} shows them beside published curves"))
 
 
@@ -77,7 +77,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def closing(scores) -> str:
+def last_returns(scores) -> str:
     last = scores[-10:]
     return f"mean return of the last {len(last)} episodes {last.mean():.1f}" if len(last) else "no episode ended"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ import yaml
 from gymnasium import spaces
 
 from dreamer_lightning.callbacks.metrics import RowFile
-from dreamer_lightning.commands.fit import check_run_dir
+from dreamer_lightning.commands.fit import check_run_dir, default_run_dir
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.view import GymView
@@ -52,7 +51,7 @@ def yardstick(options: dict[str, Any], algo: Literal["ppo", "sac", "dqn"] = "ppo
     view = GymView(env.make(seed))
     check_actions(algo, env, view)
     decisions = -(-steps // env.repeat) if steps else sys.maxsize
-    model = build(library, algo, view, seed, decisions)
+    model = build_model(library, algo, view, seed, decisions)
     folder.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in (yaml.safe_load(config_text) or {}).items() if key in USED}
     config |= {"algo": algo, "library": f"stable-baselines3 {library.__version__}"}
@@ -83,12 +82,6 @@ def import_library() -> Any:
     return stable_baselines3
 
 
-def default_run_dir(env: EnvFactory, algo: str, seed: int) -> str:
-    """runs/TASK-ALGO-sSEED-TIME."""
-    task = env.name.replace("/", "_").replace(":", "_")
-    return str(Path("runs") / f"{task}-{algo}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
 def check_actions(algo: str, env: EnvFactory, view: GymView) -> None:
     """Whether an algorithm takes an environment's actions.
 
@@ -102,7 +95,7 @@ def check_actions(algo: str, env: EnvFactory, view: GymView) -> None:
         raise UserError(f"--algo: {algo} does not take the actions of {env.name} ({view.action_space}); take {other}")
 
 
-def build(library: Any, algo: str, view: GymView, seed: int, decisions: int) -> Any:
+def build_model(library: Any, algo: str, view: GymView, seed: int, decisions: int) -> Any:
     """The library's model with its defaults; a replay never longer than the run, which changes no number."""
     image = isinstance(view.observation_space, spaces.Box) and len(view.observation_space.shape) == 3
     policy = "CnnPolicy" if image else "MlpPolicy" if view.single else "MultiInputPolicy"

@@ -1,1 +1,1 @@
-"""Measures what an update, acting, replay, environments and the loop cost, beside what arithmetic alone would."""
+"""Measures what an update, acting, replay, environments and the loop cost, and compares that with bare arithmetic."""

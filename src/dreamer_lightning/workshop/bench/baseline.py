@@ -116,7 +116,7 @@ class Plan:
         return TensorDictSequential(net, TensorDictModule(SymExpTwoHot(255), [logits], [(*prefix, name)]))
 
 
-def build(plan: Plan, device: torch.device) -> DreamerV3OptimizationStepper:
+def build_learner(plan: Plan, device: torch.device) -> DreamerV3OptimizationStepper:
     """The learner on a device."""
     with torch.device(device):
         prior, posterior, model = world_model(plan)
@@ -233,7 +233,7 @@ def transitions(plan: Plan, b: int, t: int, device: torch.device) -> TensorDict:
 
 def time_torchrl(plan: Plan, b: int, t: int, device: torch.device, repeats: int) -> dict[str, Any]:
     """Median time of TorchRL's update; on a GPU it compiles and captures, as its defaults are."""
-    stepper, data = build(plan, device), transitions(plan, b, t, device)
+    stepper, data = build_learner(plan, device), transitions(plan, b, t, device)
     start = time.perf_counter()
     compiled, captured = stepper.resolve(device)
     if compiled or captured:

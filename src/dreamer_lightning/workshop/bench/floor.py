@@ -79,7 +79,7 @@ def alone(operation: Any, args: tuple, kwargs: tuple, device: torch.device, repe
 
 
 class NoModules:
-    """In place of the counter's own watch over modules, whose hooks fail where a module runs on held weights."""
+    """Replaces the counter's tracker of modules, whose hooks fail where a module runs on held weights."""
 
     parents = {"Global"}
 

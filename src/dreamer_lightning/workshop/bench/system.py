@@ -92,7 +92,7 @@ def time_collector(collector: Any, repeat: int, seconds: float) -> Measures:
 
 
 class LoopWatch:
-    """A callback that notes clocks and timers at every update, and tells what the loop did between two of them.
+    """A callback that records clocks and timers at every update, and computes rates and shares from them.
 
     Args:
         warm_up: updates before the first one that counts.

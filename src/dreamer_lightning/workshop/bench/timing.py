@@ -1,4 +1,4 @@
-"""Clocks: medians of repeated calls, rates over a stretch of time, and who spends what of a call."""
+"""Timing: medians of repeated calls, rates, and the share of a call that each method takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Where = tuple[Any, str]  # an object and the name of its method
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
+    """The time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -43,7 +43,7 @@ def median_ms(call: Callable[[], Any], device: torch.device, repeats: int, warm_
 
 
 def rate(call: Callable[[], int], device: torch.device, seconds: float) -> float:
-    """What a repeated call makes in a second.
+    """Units per second that a repeated call produces.
 
     Args:
         call: returns how much it made.
@@ -59,7 +59,7 @@ def rate(call: Callable[[], int], device: torch.device, seconds: float) -> float
 
 
 class Shares:
-    """Seconds by section; a section within a section counts only for itself.
+    """Seconds by section; time in a nested section counts for the nested one alone.
 
     Args:
         device: waited for at each border, so that a section pays for its own work.
@@ -89,7 +89,7 @@ class Shares:
 
     @contextmanager
     def watching(self, methods: list[tuple[str, Where]]) -> Iterator[None]:
-        """Let these methods of these objects count for these sections."""
+        """Count the time in these methods of these objects for these sections."""
 
         def watched(name: str, method: Callable) -> Callable:
             def call(*args: Any, **kwargs: Any) -> Any:

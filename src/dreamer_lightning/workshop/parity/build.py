@@ -1,4 +1,4 @@
-"""Our networks with the sizes and options that a file's configuration names."""
+"""Builds our networks with the sizes and options that a file's configuration names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded draws in, and what is recorded of a whole agent out: shared by its losses and its training steps."""
+"""Gives recorded draws to a whole agent, and collects what is recorded of it; losses and training steps share this."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def injected(dreamer: Dreamer) -> Iterator[None]:
 
 
 def records_of(v: Vectors, prefix: str, specs: Specs) -> dict[str, Any]:
-    """Observations, rewards and flags as records; the previous actions are added by who knows them."""
+    """Observations, rewards and flags as records; the caller adds the previous actions."""
     records: dict[str, Any] = {key: v.tensor(f"{prefix}/{key}") for key in FLAGS}
     return records | {"obs": {key: v.tensor(f"{prefix}/{key}") for key in specs.obs}}
 

@@ -84,7 +84,7 @@ def since(x: Tensor, context: int) -> Tensor:
 
 
 def _resolved(v: Vectors, key: str, dreamer: Dreamer, records: dict[str, Any], carry: Latent, context: int) -> None:
-    """What the losses were given, against what the reference made of the batch."""
+    """Compare the inputs of the losses with what the reference made of the batch."""
     rssm, place = dreamer.world_model.rssm, f"{key}/resolved"
     v.ignore(f"{key}/data/consec")  # without a context, nothing reads it
     v.exact(f"{place}/carry/deter", carry.deter)
@@ -140,12 +140,12 @@ class Freedom(NamedTuple):
     unsure: dict[str, Tensor]
 
     def noise(self, name: str) -> np.ndarray:
-        """The unsure entries of a tensor; the slow critic's are those of the critic."""
+        """The uncertain entries of a tensor; the slow critic's are those of the critic."""
         return self.unsure["val" + name.removeprefix("slowval") if name.startswith("slowval/") else name].numpy()
 
 
 def _step(v: Vectors, key: str, dreamer: Dreamer, out: TrainOutput, free: Freedom) -> None:
-    """What a step leaves behind: normalisers, parameters, latents for replay."""
+    """Compare what a step changes: normalisers, parameters, latents for replay."""
     model, agent, rssm = dreamer.world_model, dreamer.actor_critic, dreamer.world_model.rssm
     compare_state(v, f"{key}/state", agent, SEQUENCE)
     params = interop.dump_agent(model, agent)

@@ -1,4 +1,4 @@
-"""Looking over the actor-critic's shoulder: what it dreamed, and the scalars that the reference logs of it."""
+"""Records what the actor-critic's losses work on, and computes the scalars that the reference logs of it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs achieved: learning curves beside published ones, statistics over seeds, and what is wrong with a run."""
+"""What runs achieved: learning curves beside published ones, and statistics over seeds."""

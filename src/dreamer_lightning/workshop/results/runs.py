@@ -225,7 +225,7 @@ def _row(members: list[Series], scores: list[Scores], width: int, greedy: bool) 
 
 
 def _curve(one: Series, episodes: Scores, width: int) -> LearningCurve:
-    """Points of a file are scores already: the last of them is not where somebody's run ended."""
+    """The points of a file are scores already, so that the last one is not the end of a run."""
     curve = binned(*episodes, width, one.last)
     return replace(curve, last=None) if one.together else curve
 

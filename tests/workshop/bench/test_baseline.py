@@ -11,7 +11,7 @@ from dreamer_lightning.nets.encoders import DictEncoder, SymlogMLPEncoder
 from dreamer_lightning.nets.heads import BinaryHead, TwoHotHead
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import Size, Space, Specs
-from dreamer_lightning.workshop.bench.baseline import Plan, build
+from dreamer_lightning.workshop.bench.baseline import Plan, build_learner
 from dreamer_lightning.world_model import WorldModel
 
 SIZE = Size(deter=32, hidden=8, classes=4, depth=2, units=12)
@@ -61,7 +61,7 @@ def pairs(theirs, model: WorldModel) -> list[tuple[nn.Module, nn.Module]]:
 
 def test_losses_and_gradients_of_the_world_model_agree():
     model = ours()
-    loss = build(Plan(SPECS, SIZE, 3), torch.device("cpu")).loss_module.model_loss
+    loss = build_learner(Plan(SPECS, SIZE, 3), torch.device("cpu")).loss_module.model_loss
     layers = pairs(loss.world_model.module, model)
     for theirs, own in layers:
         theirs.load_state_dict(own.state_dict())

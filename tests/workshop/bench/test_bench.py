@@ -11,7 +11,7 @@ from dreamer_lightning import cli
 from dreamer_lightning.kernels import native
 from dreamer_lightning.types import Size, Space, Specs, UserError
 from dreamer_lightning.workshop.bench import floor, timing
-from dreamer_lightning.workshop.bench.baseline import Plan, build
+from dreamer_lightning.workshop.bench.baseline import Plan, build_learner
 from dreamer_lightning.workshop.bench.system import LoopWatch
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def test_convolutions_are_timed_with_their_strides_and_options():
 
 
 def test_torchrls_learner_has_our_size():
-    stepper = build(Plan(WALKER, Size(), 15), CPU)
+    stepper = build_learner(Plan(WALKER, Size(), 15), CPU)
     assert sum(p.numel() for p in stepper.loss_module.parameters()) == 640_867  # as counted from the reference
 
 
