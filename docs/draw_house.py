@@ -45,7 +45,9 @@ def imported(path: Path) -> set[str]:
 
 def graph(files: dict[str, list[Path]]) -> dict[str, set[str]]:
     """Rooms that each room imports."""
-    return {name: {x for path in paths for x in imported(path)} & files.keys() - {name} for name, paths in files.items()}
+    return {
+        name: {x for path in paths for x in imported(path)} & files.keys() - {name} for name, paths in files.items()
+    }
 
 
 def below(edges: dict[str, set[str]], name: str, seen: frozenset[str] = frozenset()) -> set[str]:

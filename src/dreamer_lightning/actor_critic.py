@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dreamer_lightning.nets.entropy import EntropyWeight
+from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.nets.heads import Head, PolicyHead, TwoHotHead
@@ -64,7 +64,8 @@ class ActorCritic(L.LightningModule):
         contdisc: predicted continuation holds the discount already.
         lam: trace decay of lambda-returns in dreams.
         replay_lam: trace decay on replay.
-        actent: weight of the policy's entropy, per nat: a number, or what moves it, such as ``EntropyTarget``.
+        actent: weight of the policy's entropy, per nat.
+        entropy_weight: from ``actent``, what gives the weight at each update.
         slowreg: weight of the pull towards the slow critic, in dreams.
         replay_slowreg: the same on replay.
         slowtar: returns bootstrap from the slow critic (in dreams).
@@ -92,7 +93,8 @@ class ActorCritic(L.LightningModule):
         contdisc: bool = True,
         lam: float = 0.95,
         replay_lam: float = 0.95,
-        actent: float | Callable[[], EntropyWeight] = 3e-4,
+        actent: float = 3e-4,
+        entropy_weight: Callable[[float], EntropyWeight] = ConstantWeight,
         slowreg: float = 1.0,
         replay_slowreg: float = 1.0,
         slowtar: bool = False,
@@ -117,10 +119,9 @@ class ActorCritic(L.LightningModule):
                 "imag_length": imag_length,
                 "imag_last": imag_last,
                 "value_aware": value_aware,
-                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam},
+                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam, "actent": actent},
                 **{"slowreg": slowreg, "replay_slowreg": replay_slowreg, "slowtar": slowtar, "start_grad": start_grad},
                 **{"slow_rate": slow_rate, "slow_every": slow_every},
-                **({} if callable(actent) else {"actent": actent}),
             }
         )
         self.specs = specs
@@ -128,13 +129,10 @@ class ActorCritic(L.LightningModule):
         self.gradient, self.value_aware = gradient(), value_aware
         self.discount = 1 - 1 / horizon
         self.dream_discount = 1.0 if contdisc else self.discount
-        self.lam, self.replay_lam = lam, replay_lam
-        self.actent = actent() if callable(actent) else actent
+        self.lam, self.replay_lam, self.entropy_weight = lam, replay_lam, entropy_weight(actent)
         self.slowreg, self.replay_slowreg, self.slowtar = slowreg, replay_slowreg, slowtar
         self.slow_rate, self.slow_every, self.start_grad = slow_rate, slow_every, start_grad
         self.policy, self.value = policy(feat_dim, specs), value(feat_dim)
-        if callable(actent) and not self.policy.entropy_range:
-            raise UserError("actent: the entropy of this policy has no bounds to aim between; give a number")
         self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
         self.return_norm, self.value_norm, self.advantage_norm = return_norm(), value_norm(), advantage_norm()
         self.optimizer = optimizer
@@ -220,7 +218,8 @@ class ActorCritic(L.LightningModule):
         adv_offset, adv_scale = self.advantage_norm(adv, update)
         entropy = policy.entropy()
         gain = self.policy_gain(dream, policy, ret / ret_scale, (adv - adv_offset) / adv_scale)
-        losses = {"policy": -weight * (gain + self.entropy_weight(entropy, update) * entropy)}
+        actent = self.entropy_weight(self.entropy_norm(entropy.detach()), update)
+        losses = {"policy": -weight * (gain + actent * entropy)}
         offset, scale = self.value_norm(ret, update)
         target = torch.nn.functional.pad((ret.detach() - offset) / scale, (0, 1))  # the last state's loss is cut off
         to_return, to_slow = value.losses(target, slow)
@@ -231,13 +230,13 @@ class ActorCritic(L.LightningModule):
         """What the actor climbs, see ``ActorGradient``."""
         return self.gradient(policy, dream.action[:, :-1].detach(), ret, adv.detach())
 
-    def entropy_weight(self, entropy: Float[Tensor, "n h"], update: bool = True) -> float | Tensor:
-        """What a nat of the policy's entropy is worth in this update."""
-        if not isinstance(self.actent, EntropyWeight):
-            return self.actent
-        assert self.policy.entropy_range is not None
-        low, high = self.policy.entropy_range
-        return self.actent((entropy.detach().mean() - low) / (high - low), update)
+    def entropy_norm(self, entropy: Tensor) -> Tensor | None:
+        """The mean of entropies in the policy's range: 0 is as little choice as possible, 1 as much as possible.
+
+        None where the policy has no range.
+        """
+        bounds = self.policy.entropy_range
+        return (entropy.mean() - bounds[0]) / (bounds[1] - bounds[0]) if bounds else None
 
     def replay_loss(
         self, feat: Float[Tensor, "b k f"], records: dict[str, Tensor], boot: Float[Tensor, "b k"], update: bool = True
@@ -289,7 +288,7 @@ class ActorCritic(L.LightningModule):
             "value": tar.mean(),
             "weight": weight.mean(),
             "action_std": dream.action.detach().std(),
-            **(self.actent.metrics() if isinstance(self.actent, EntropyWeight) else {}),
+            **self.entropy_weight.metrics(),
         }
 
     # For L.Trainer: an actor-critic alone, in the dreams of a world model, on a dataset of their inputs.

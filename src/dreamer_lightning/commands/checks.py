@@ -33,7 +33,7 @@ def check_numbers(options: dict[str, Any]) -> None:
     for least, names in AT_LEAST.items():
         for name in names.split():
             value = value_of(options, name)
-            if isinstance(value, int | float) and value < least:
+            if value is not None and value < least:
                 raise UserError(f"--{name}: {value} is too small; give {least} or more")
     for name, most in AT_MOST.items():
         if value_of(options, name) > most:

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
-from dreamer_lightning.nets.entropy import EntropyWeight
+from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.types import Specs
 
 LARGEST = 10**18
@@ -62,8 +62,9 @@ class LossOptions:
         repval: scale of the value loss on replayed states.
         horizon: effective horizon in agent steps, 1/(1-gamma).
         lam: lambda of the lambda-returns, 0 (one step) to 1 (whole trajectory).
-        actent: entropy bonus of the policy, per nat: a number, or by class_path an object that moves it, such as
-            dreamer_lightning.nets.entropy.EntropyTarget.
+        actent: entropy bonus of the policy, per nat.
+        entropy_weight: from actent, what gives the bonus at each update: ConstantWeight, or EntropyTarget, which holds
+            the entropy near a target (dreamer_lightning.nets.entropy).
         slowreg: weight of the value's pull towards the slow critic.
         slow_rate: fraction of the critic that moves into the slow critic at each update.
         slow_every: updates between two such moves.
@@ -83,7 +84,8 @@ class LossOptions:
     repval: float = 0.3
     horizon: float = 333.0
     lam: float = 0.95
-    actent: float | Callable[[], EntropyWeight] = 3e-4
+    actent: float = 3e-4
+    entropy_weight: Callable[[float], EntropyWeight] = ConstantWeight
     slowreg: float = 1.0
     slow_rate: float = 0.02
     slow_every: int = 1
@@ -101,7 +103,17 @@ class LossOptions:
     @property
     def returns(self) -> dict[str, Any]:
         """The actor-critic's options among these; what holds in dreams holds on replay."""
-        names = ("horizon", "contdisc", "lam", "actent", "slowreg", "slowtar", "slow_rate", "slow_every")
+        names = (
+            "horizon",
+            "contdisc",
+            "lam",
+            "actent",
+            "entropy_weight",
+            "slowreg",
+            "slowtar",
+            "slow_rate",
+            "slow_every",
+        )
         own = {name: getattr(self, name) for name in names}
         return {**own, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
 

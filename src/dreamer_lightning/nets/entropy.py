@@ -1,4 +1,4 @@
-"""How much the policy's entropy weighs in its loss, where that is not one number for the whole run."""
+"""How much the policy's entropy counts in its loss."""
 
 from __future__ import annotations
 
@@ -14,20 +14,37 @@ from dreamer_lightning.types import Metrics, UserError
 
 
 class EntropyWeight(nn.Module, ABC):
-    """The weight of the policy's entropy, per nat, as a function of how the entropy goes."""
+    """Gives the weight of the entropy at each update. What a controller learns lies in buffers, on the device, and so
+    in checkpoints.
+
+    Args:
+        actent: the weight that was asked for, per nat; a controller's first.
+    """
+
+    def __init__(self, actent: float):
+        super().__init__()
+        self.actent = actent
 
     @abstractmethod
-    def forward(self, entropy: Float[Tensor, ""], update: bool = True) -> Float[Tensor, ""]:
+    def forward(self, entropy: Float[Tensor, ""] | None, update: bool = True) -> Float[Tensor, ""] | float:
         """The weight for this update.
 
         Args:
-            entropy: mean over the dreams, from 0 (the smallest that the policy can have) to 1 (the largest).
-            update: learn from this batch.
+            entropy: mean entropy of the policy in dreams, 0-d, from 0 (as little choice as possible) to 1 (as much as
+                possible), without a gradient; None where the policy has no such range.
+            update: learn from it.
         """
 
     def metrics(self) -> Metrics:
         """0-d tensors to log."""
         return {}
+
+
+class ConstantWeight(EntropyWeight):
+    """Always ``actent``."""
+
+    def forward(self, entropy: Float[Tensor, ""] | None, update: bool = True) -> float:
+        return self.actent
 
 
 class EntropyTarget(EntropyWeight):
@@ -38,11 +55,11 @@ class EntropyTarget(EntropyWeight):
         target_u = target + clip((u - holds) / falls, 0, 1) (final - target)    at update u = 0, 1, ...
 
     Args:
+        actent: the first weight.
         target: of the normalised entropy at first, 0 to 1.
         final: of it in the end.
         holds: updates before the target begins to fall.
         falls: updates that it falls for.
-        start: the first weight.
         speed: share by which an update moves the weight.
         slack: share of the target by which the entropy may differ from it.
         smallest: least weight.
@@ -56,28 +73,32 @@ class EntropyTarget(EntropyWeight):
 
     def __init__(
         self,
+        actent: float,
         target: float = 0.45,
         final: float = 0.1,
         holds: int = 2000,
         falls: int = 8000,
-        start: float = 3e-3,
         speed: float = 0.1,
         slack: float = 0.1,
         smallest: float = 1e-5,
         largest: float = 1.0,
     ):
-        super().__init__()
-        if not 0 < smallest <= start <= largest:
-            raise UserError(f"actent: start={start} lies outside of {smallest} to {largest}, smallest to largest")
+        super().__init__(actent)
+        if not 0 < smallest <= actent <= largest:
+            raise UserError(f"entropy_weight: actent={actent} is not between smallest={smallest} and largest={largest}")
         if not (0 <= target <= 1 and 0 <= final <= 1):
-            raise UserError(f"actent: target={target}, final={final}; give shares of the possible range, 0 to 1")
+            raise UserError(
+                f"entropy_weight: target={target}, final={final}; give shares of the possible range, 0 to 1"
+            )
         self.target, self.final, self.holds, self.falls = target, final, holds, max(1, falls)
         self.speed, self.slack, self.smallest, self.largest = speed, slack, smallest, largest
-        self.register_buffer("weight", torch.tensor(start))
+        self.register_buffer("weight", torch.tensor(actent))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def forward(self, entropy: Float[Tensor, ""], update: bool = True) -> Float[Tensor, ""]:
+    def forward(self, entropy: Float[Tensor, ""] | None, update: bool = True) -> Float[Tensor, ""]:
+        if entropy is None:
+            raise UserError("entropy_weight: the entropy of this policy has no bounds to aim between; take a constant")
         if update:
             entropy = everyone(precise(entropy).reshape(1)).mean()
             target, wide = self.aim(), 1 + self.slack

@@ -43,7 +43,8 @@ class ActorCriticV2(EarlyActorCritic):
         policy = self.policy(feat[:, :-2])
         adv = (ret[:, 1:] - boot[:, :-2]).detach()
         entropy = policy.entropy()
-        gain = self.policy_gain(dream, policy, ret[:, 1:], adv) + self.entropy_weight(entropy, update) * entropy
+        actent = self.entropy_weight(self.entropy_norm(entropy.detach()), update)
+        gain = self.policy_gain(dream, policy, ret[:, 1:], adv) + actent * entropy
         losses = {"policy": -weight[:, :-2] * gain, "value": weight[:, :-1] * self.value(feat[:, :-1]).loss(ret)}
         ret, scale = ret.detach(), torch.ones_like(weight[0, 0])
         return losses, self.metrics(dream, ret, adv, boot.detach(), weight, entropy, scale), ret
