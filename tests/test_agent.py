@@ -67,6 +67,14 @@ def test_the_state_remembers_where_an_episode_begins():
     assert not torch.equal(agent.act(observe(), after)[1]["deter"], after["deter"])
 
 
+def test_reset_begins_the_episodes_that_ended():
+    agent = Agent(tiny(VECTORS, ACTIONS["continuous"]), seed=3)
+    _, state = agent.act(observe(3), agent.initial(3))
+    assert agent.reset(state, [False, True, False])["is_first"].tolist() == [False, True, False]
+    assert agent.reset(state, True)["is_first"].all()
+    assert not state["is_first"].any()
+
+
 def test_seeds_decide_what_is_drawn():
     agents = [Agent(tiny(VECTORS, ACTIONS["continuous"]), seed=seed) for seed in (1, 1, 2)]
     first, again, other = [agent.act(observe(), agent.initial(1))[0] for agent in agents]

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration"},
     "cli": NOUNS | {"", "arguments", "config", "configfiles", "kernels", "commands"},
     "__main__": {"cli"},
-    "": {"cli", "agent", "world_model", "actor_critic", "dreamer"},
+    "": AGENT | {"agent", "callbacks", "cli", "commands", "envs"},  # public names, loaded when used
 }
 SIMULATORS = {"dm_control", "mujoco", "ale_py", "dm_env", "cv2"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from dreamer_lightning.arguments import options_of
 from dreamer_lightning.commands.extras import check_loggers
 from dreamer_lightning.commands.options import Count, Duration
 from dreamer_lightning.commands.run import Run
+from dreamer_lightning.envs import Custom
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
 
@@ -333,6 +335,39 @@ def test_own_classes_train_and_are_found_again(run: Run, mine: Path):
     agent = dreamer_lightning.Agent.load(run)
     assert type(agent.dreamer.world_model.encoder).__name__ == "Flat"
     assert agent.env_factory.path == "own_classes:Line"
+
+
+def test_an_agent_is_loaded_without_its_environment(run: Run, tmp_path: Path, monkeypatch):
+    specs = dreamer_lightning.Agent.load(run).specs
+    old = shutil.copytree(run.dir, tmp_path / "old")  # as runs were before they kept their spaces
+    (old / runfolder.SPECS).unlink()
+    assert dreamer_lightning.Agent.load(old).specs == specs
+    monkeypatch.setattr(Custom, "make", None)
+    with pytest.raises(TypeError):
+        dreamer_lightning.Agent.load(old)
+    agent = dreamer_lightning.Agent.load(run)
+    assert agent.specs == specs
+    action, _ = agent.act({"observation": [0.0, 0.0]}, agent.initial())
+    assert action.shape == (1,)
+    assert repr(agent).startswith("Agent(0.0M parameters on cpu; sees observation [2]; acts action [1], ")
+    assert repr(agent).endswith(f"env steps of {run.dir})")
+
+
+def test_public_names_are_there_and_cost_nothing_before_they_are_used():
+    assert all(getattr(dreamer_lightning, name) for name in dreamer_lightning.__all__)
+    code = "import sys, dreamer_lightning; print({'torch', 'numpy', 'jsonargparse'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_files_of_the_current_folder_hide_no_library(tmp_path: Path, script: bool):
+    for name in ("statistics", "textwrap", "gymnasium", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')")
+    start = [dreamer_lightning.__file__.replace("__init__", "__main__")] if script else ["-m", "dreamer_lightning"]
+    line = ["--help"] if script else ["fit", "gym.yaml", "--print_config"]
+    done = subprocess.run([sys.executable, *start, *line], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_own_classes_are_found_by_a_fresh_process(run: Run, tmp_path: Path):
