@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from dreamer_lightning import kernels
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.optim import LaProp
@@ -42,6 +43,7 @@ class Study:
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.model, self.scales = WorldModel(specs, standardize=standardize), {**SCALES, "recon": recon}
+        kernels.accelerate(self.model)
         self.optimizer = LaProp(self.model.parameters(), lr=lr)
 
     def batch(self):

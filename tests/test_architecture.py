@@ -29,7 +29,6 @@ MAY_IMPORT = {
     "store": NOUNS | {"store", "migration"},
     "envs": NOUNS | {"store", "envs"},
     "data": NOUNS | {"envs", "data"},
-    "runtime": set(),
     "schedule": set(),
     "migration": NOUNS,
     "sanity": AGENT,
@@ -39,7 +38,7 @@ MAY_IMPORT = {
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
     "interop": AGENT,
-    "commands": EVERYTHING | {"commands", "explain", "kernels", "runtime", ""},
+    "commands": EVERYTHING | {"commands", "explain", "kernels", ""},
     "workshop": EVERYTHING | {"commands", "configfiles", "kernels", "workshop"},
     "configfiles": NOUNS | {"migration"},
     "explain": NOUNS | {"migration"},
@@ -123,6 +122,8 @@ def test_who_may_know_what(path: Path):
         assert not known & {"jsonargparse", "omegaconf"}
     if mine != "callbacks":
         assert "wandb" not in known
+    if mine != "kernels":
+        assert "ctypes" not in known
     assert not third_party(path, top_level_only=True) & SIMULATORS, "a simulator is imported where it is made"
 
 

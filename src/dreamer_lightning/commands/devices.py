@@ -145,7 +145,19 @@ def build_fabric(options: FabricOptions, loggers: Sequence[Any] = (), callbacks:
 def hardware(fabric: Fabric, speed: Report) -> str:
     """What trains, in a line: device, precision, and on a CPU threads and whether the compiled kernels are in use."""
     found = f"training on {fabric.device.type} in {fabric._precision.precision}"
-    if fabric.device.type != "cpu":
-        return found
     threads = torch.get_num_threads()
-    return f"{found} with {threads} thread{'s' * (threads > 1)}, {speed}"
+    by = f" with {threads} thread{'s' * (threads > 1)}" if fabric.device.type == "cpu" else ""
+    return f"{found}{by}, {speed}"
+
+
+def repeatable(everywhere: bool) -> None:
+    """Let torch take the same way through every computation each time, also where a faster one exists (GPUs).
+
+    Args:
+        everywhere: True refuses operations that have no such way; False leaves torch as it is by default.
+    """
+    if everywhere:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(everywhere)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # finds errors, costs time

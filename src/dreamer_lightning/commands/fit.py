@@ -30,7 +30,7 @@ from dreamer_lightning.commands.build import (
     probe,
 )
 from dreamer_lightning.commands.checks import check_numbers, check_optimizer, check_start
-from dreamer_lightning.commands.devices import build_fabric, hardware
+from dreamer_lightning.commands.devices import build_fabric, hardware, repeatable
 from dreamer_lightning.commands.extras import check_callbacks, check_loggers
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
@@ -55,7 +55,6 @@ from dreamer_lightning.nets.decoders import Decoder
 from dreamer_lightning.nets.encoders import Encoder
 from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
-from dreamer_lightning.runtime import repeatable
 from dreamer_lightning.schedule import Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Size, Specs, UserError

@@ -18,7 +18,7 @@ from dreamer_lightning.kernels.watch import Twin, adopt, change, undo
 from dreamer_lightning.nets.blocks import MLP
 from dreamer_lightning.nets.latents import Categorical
 
-TWINS: tuple[type[Twin], ...] = (FastLinear, FastMLP, FastTwoHotHead, FastSymlogTwoHotHead, FastBlockRSSM)
+TWINS: tuple[type[Twin], ...] = (FastBlockRSSM, FastTwoHotHead, FastSymlogTwoHotHead, FastMLP, FastLinear)
 TRIAL = 0.3  # seconds that the kernels are tried for, where they have one thread and torch has several
 
 
@@ -30,17 +30,19 @@ class Report:
         twins: number of fast twins by the name of the class whose place they took.
         missing: why no compiled kernels are in use, in a line for people; empty if they are.
         factor: how many times as fast as torch they are on one thread; None if they have as many threads as torch.
+        on_cpu: whether the parameters are on a CPU, for which the kernels are.
     """
 
     twins: dict[str, int] = field(default_factory=dict)
     missing: str = ""
     factor: float | None = None
+    on_cpu: bool = True
 
     def __str__(self) -> str:
-        if self.missing:
-            return f"without compiled kernels: {self.missing}"
         alone = f" on one thread, {self.factor:.1f} times as fast as torch on all" if self.factor else ""
-        return f"compiled kernels{alone}"
+        by = f"no compiled kernels ({self.missing})" if self.missing else f"compiled kernels{alone}"
+        fast = ", ".join(f"{n} {name}" if n > 1 else name for name, n in self.twins.items())
+        return ", ".join([*([by] if self.on_cpu else []), f"fast twins of {fast or 'nothing'}"])
 
 
 def accelerate(module: nn.Module) -> Report:
@@ -49,19 +51,20 @@ def accelerate(module: nn.Module) -> Report:
     The modules stay the same objects, with the same parameters, names and hooks; only what computes them changes.
     """
     on_cpu = all(parameter.is_cpu for parameter in module.parameters())
-    missing, factor = native.load() if on_cpu else "they are for CPUs", None
-    if not missing:
+    missing, factor = native.load() if on_cpu else "", None
+    if on_cpu and not missing:
         missing, factor = alone()
+    kinds = TWINS if on_cpu else (FastBlockRSSM,)
     found: Counter[str] = Counter()
     modules: list[Any] = list(module.modules())
     for one in modules:
         if type(getattr(one, "latents", None)) is Categorical:
             change(one.latents, FastCategorical)
-    for kind in TWINS:
+    for kind in kinds:
         for one in modules:
             if type(one) is kind.plain or type(one) is kind:
                 found[kind.plain.__name__] += adopt(one, kind)
-    return Report({name: n for name, n in found.items() if n}, missing, factor)
+    return Report({name: n for name, n in found.items() if n}, missing, factor, on_cpu)
 
 
 def restore(module: nn.Module) -> None:
