@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.nets.totals import Total
 from dreamer_lightning.types import Latent, Losses, Metrics
 from dreamer_lightning.world_model import SCALES as MODEL_SCALES
 from dreamer_lightning.world_model import WorldModel
@@ -53,13 +54,20 @@ class Dreamer(nn.Module):
         world_model: learns to predict.
         actor_critic: learns to act in its predictions.
         scales: factor on each mean loss; keys as in ``SCALES`` (``recon`` covers every ``recon/<key>``).
+        total: makes one scalar of all losses; None: their sum.
     """
 
-    def __init__(self, world_model: WorldModel, actor_critic: ActorCritic, scales: dict[str, float] | None = None):
+    def __init__(
+        self,
+        world_model: WorldModel,
+        actor_critic: ActorCritic,
+        scales: dict[str, float] | None = None,
+        total: Total | None = None,
+    ):
         super().__init__()
         self.specs = world_model.specs
         self.world_model, self.actor_critic = world_model, actor_critic
-        self.scales = {**SCALES, **(scales or {})}
+        self.scales, self.total = {**SCALES, **(scales or {})}, total or Total()
 
     def forward(self, batch: Any, generator: torch.Generator | None = None, noise: Noise | None = None) -> TrainOutput:
         """One training forward: observe, dream, and every loss.
@@ -83,8 +91,9 @@ class Dreamer(nn.Module):
         losses = {**model_losses, **ac_losses}
         assert {key.split("/")[0] for key in losses} <= set(self.scales)
         means = {key: value.float().mean() for key, value in losses.items()}
-        loss = torch.stack([self.scales[key.split("/")[0]] * value for key, value in means.items()]).sum()
-        metrics = {f"loss/{key}": value.detach() for key, value in {**means, "total": loss}.items()} | {
+        loss = self.total({key: self.scales[key.split("/")[0]] * value for key, value in means.items()})
+        logged = {**means, "total": loss, **self.total.metrics()}
+        metrics = {f"loss/{key}": value.detach() for key, value in logged.items()} | {
             f"model/{key}": value for key, value in metrics.items()
         }
         metrics |= {f"dream/{key}": value for key, value in ac_metrics.items()}

@@ -38,7 +38,7 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
         {name: options[name] for name in names} | losses.returns | {"gradient": gradients[options["actor_gradient"]]}
     )
     actor_critic = kind(specs, model.feat_dim, **given)
-    return Dreamer(model, actor_critic, losses.scales)
+    return Dreamer(model, actor_critic, losses.scales, total=losses.total())
 
 
 def parts(dreamer: Dreamer) -> Parts:

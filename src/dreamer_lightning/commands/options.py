@@ -13,6 +13,7 @@ from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
 from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
+from dreamer_lightning.nets.totals import Total
 from dreamer_lightning.types import Specs
 
 LARGEST = 10**18
@@ -72,6 +73,8 @@ class LossOptions:
         gradient_mix: share of the score function when actor_gradient is mix, 0 to 1.
         contdisc: the continue head learns the discount too, which then is not applied again in dreams.
         reward_grad: the reward loss shapes the latents.
+        total: makes one scalar of all losses: Total, their sum, or Harmony, which learns weights for reconstruction,
+            reward and KL (dreamer_lightning.nets.totals).
     """
 
     recon: float = 1.0
@@ -93,6 +96,7 @@ class LossOptions:
     gradient_mix: float = 0.1
     contdisc: bool = True
     reward_grad: bool = True
+    total: Callable[[], Total] = Total
 
     @property
     def scales(self) -> dict[str, float]:
