@@ -15,9 +15,10 @@ from dreamer_lightning.errors import UserError
 from dreamer_lightning.kernels import dense, native
 from dreamer_lightning.kernels.recurrence import FastBlockRSSM
 from dreamer_lightning.kernels.twins import FastLinear, FastMLP, FastTwoHotHead
-from dreamer_lightning.kernels.watch import WATCHED
+from dreamer_lightning.kernels.watch import WATCHED, adopt
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm
 from dreamer_lightning.nets.frozen import frozen
+from dreamer_lightning.nets.heads import TwoHotHead
 from dreamer_lightning.nets.rssm import BlockRSSM
 
 SIZES = {"deter": 64, "hidden": 32, "stoch": 8, "classes": 4}
@@ -106,6 +107,22 @@ def test_what_is_not_known_exactly_is_left_alone():
 def add(mlp: MLP, place: int, linear: nn.Module, norm: nn.Module) -> None:
     mlp.linears.insert(place, linear)
     mlp.norms.insert(place, norm)
+
+
+def test_a_head_calls_whatever_network_it_has():
+    for norm, kind in (("layer", MLP), ("none", MLP), ("rms", FastMLP)):
+        head = TwoHotHead(5, units=4, norm=norm)
+        kernels.accelerate(head)
+        assert type(head) is FastTwoHotHead
+        assert type(head.mlp) is kind
+        assert head(torch.randn(70, 5)).pred().shape == (70,)
+
+
+def test_a_twin_whose_parts_were_not_adopted_before():
+    """As on a GPU, where only the RSSM has one."""
+    rssm = BlockRSSM(6, 24, **SIZES)
+    assert adopt(rssm, FastBlockRSSM)
+    assert rssm.prior(torch.zeros(3, 64)).shape == (3, 8, 4)
 
 
 CHANGES = {

@@ -90,13 +90,18 @@ def exact(module: nn.Module, kind: type[nn.Module], own: tuple[str, ...] = ()) -
 
 
 def adopt(module: Any, twin: type[Twin]) -> bool:
-    """Make a twin of a module, and watch what is below it; False leaves all alone."""
+    """Make a twin of a module, and watch what it reads below it; False leaves all alone."""
     read = twin.reads(module)
     if read is None:
         return False
-    for below in module.modules():
-        if type(below) in WATCHED:
-            change(below, WATCHED[type(below)])
+    for below in module.modules() if read else ():
+        kind = WATCHED.get(type(below))
+        if kind is None or below is module:
+            continue
+        if issubclass(kind, Twin):
+            adopt(below, kind)
+        else:
+            change(below, kind)
     change(module, twin)
     module.__dict__["read"] = read
     _twins.add(module)
