@@ -333,10 +333,14 @@ def test_not_finite_stays_visible():
     assert dream(rssm, 3)[0].deter.isnan().any()
 
 
-def test_without_the_instructions_of_this_processor(tmp_path):
-    """A build for any processor of its kind, with narrower registers, passes the same."""
-    run = "import sys, pytest; from dreamer_lightning.kernels import native; native.FALLBACKS = [[]]; "
+@pytest.mark.parametrize("flags", [[], ["-march=haswell"]], ids=["any", "avx2"])
+def test_without_the_instructions_of_this_processor(flags, tmp_path):
+    """A build for any processor of its kind, or for one with half as wide registers, passes the same."""
+    if flags and "avx2" not in native.processor():
+        pytest.skip("not a processor with AVX2")
+    run = f"import sys, pytest; from dreamer_lightning.kernels import native; native.FALLBACKS = [{flags}]; "
     some = "observing or dreaming or retracing or dense or mlp"
+    some = f"({some}) and (odd or dense or mlp)" if flags else some
     run += f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', '{some}']))"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=300)

@@ -25,7 +25,8 @@ typedef float vec __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
 /* Numbers that a packed kernel of k inputs and n outputs takes. */
 static long packed_size(long k, long n) { return k * ((n + PANEL - 1) / PANEL * PANEL); }
 
-/* A kernel of k inputs and n outputs, any strides, as panels [n/PANEL, k, PANEL] filled up with zeros. Returns where the room goes on. */
+/* A kernel of k inputs and n outputs, any strides, as panels [n/PANEL, k, PANEL] filled up with zeros. Returns where
+ * the room goes on. */
 static float *pack(float *restrict room, const float *restrict w, long k, long n, long by_k, long by_n) {
   for (long first = 0; first < n; first += PANEL)
     for (long i = 0; i < k; i++)
@@ -33,9 +34,11 @@ static float *pack(float *restrict room, const float *restrict w, long k, long n
   return room;
 }
 
-/* A panel of `columns` columns: out [rows columns] += x [rows k] times a kernel whose rows lie by_k apart, and have PANEL columns. */
-static inline __attribute__((always_inline)) void tile(const int rows, float *restrict out, long by_out, const float *restrict x,
-                                                       long by_x, const float *restrict panel, long by_k, long k, long columns) {
+/* A panel of `columns` columns: out [rows columns] += x [rows k] times a kernel whose rows lie by_k apart, and have
+ * PANEL columns. */
+static inline __attribute__((always_inline)) void tile(const int rows, float *restrict out, long by_out,
+                                                       const float *restrict x, long by_x, const float *restrict panel,
+                                                       long by_k, long k, long columns) {
   vec sum[ROWS][2];
   float edge[ROWS][PANEL];
   for (int r = 0; r < rows; r++) {
@@ -57,8 +60,8 @@ static inline __attribute__((always_inline)) void tile(const int rows, float *re
 }
 
 /* `tile` for any number of rows. */
-static void tiles(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict panel, long by_k, long rows,
-                  long k, long columns) {
+static void tiles(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict panel,
+                  long by_k, long rows, long k, long columns) {
   long r = 0;
   for (; r + ROWS <= rows; r += ROWS) tile(ROWS, out + r * by_out, by_out, x + r * by_x, by_x, panel, by_k, k, columns);
   for (; r + 4 <= rows; r += 4) tile(4, out + r * by_out, by_out, x + r * by_x, by_x, panel, by_k, k, columns);
@@ -66,16 +69,16 @@ static void tiles(float *restrict out, long by_out, const float *restrict x, lon
 }
 
 /* out [rows n] += x [rows k] times a packed kernel; rows of both lie by_out and by_x apart. */
-static void add_product(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict packed, long rows,
-                        long k, long n) {
+static void add_product(float *restrict out, long by_out, const float *restrict x, long by_x,
+                        const float *restrict packed, long rows, long k, long n) {
   for (long first = 0; first < n; first += PANEL, packed += k * PANEL)
     tiles(out + first, by_out, x, by_x, packed, PANEL, rows, k, n - first < PANEL ? n - first : PANEL);
 }
 
-/* The same of few rows, which are not worth packing a kernel for: it is read once where it lies, element (i, j) at i by_k + j by_n,
- * one of which is 1. */
-static void add_thin(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict w, long by_k, long by_n,
-                     long rows, long k, long n) {
+/* The same of few rows, which are not worth packing a kernel for: it is read once where it lies, element (i, j) at i
+ * by_k + j by_n, one of which is 1. */
+static void add_thin(float *restrict out, long by_out, const float *restrict x, long by_x, const float *restrict w,
+                     long by_k, long by_n, long rows, long k, long n) {
   long j = 0;
   if (by_n == 1) {
     for (; j + PANEL <= n; j += PANEL) tiles(out + j, by_out, x, by_x, w + j, by_k, rows, k, PANEL);
@@ -104,8 +107,8 @@ static void add_thin(float *restrict out, long by_out, const float *restrict x, 
 }
 
 /* Either: `packed` is NULL for few rows. */
-static void add(float *out, long by_out, const float *x, long by_x, const float *packed, const float *w, long by_k, long by_n, long rows,
-                long k, long n) {
+static void add(float *out, long by_out, const float *x, long by_x, const float *packed, const float *w, long by_k,
+                long by_n, long rows, long k, long n) {
   if (packed)
     add_product(out, by_out, x, by_x, packed, rows, k, n);
   else
@@ -123,8 +126,9 @@ static inline void clear(float *restrict out, long by_out, long rows, long n) {
 #define MOST 8 /* hidden layers */
 
 typedef struct {
-  const float *x;                 /* [n in] */
-  float *sums[MOST], *outs[MOST]; /* to be filled [n u]: each layer before and after norm and SiLU, or NULL; of the last, the result */
+  const float *x; /* [n in] */
+  float *sums[MOST],
+      *outs[MOST]; /* to be filled [n u]: each layer before and after norm and SiLU, or NULL; of the last, the result */
   float *weights[3 * MOST]; /* kernel [u .], bias and norm of each layer */
   float *room;
   long n, in, u, layers, parts, packed;
@@ -138,7 +142,8 @@ long mlp_room(const mlp *m) {
 /* Layers of a product, an RMS norm and SiLU each. */
 void mlp_forward(const mlp *m) {
   float *rest = m->room;
-  for (long i = 0, in = m->in; m->packed && i < m->layers; i++, in = m->u) rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
+  for (long i = 0, in = m->in; m->packed && i < m->layers; i++, in = m->u)
+    rest = pack(rest, m->weights[3 * i], in, m->u, 1, in);
 #pragma omp parallel for schedule(static) num_threads(m->parts)
   for (long part = 0; part < m->parts; part++) {
     float *room = rest + part * 2 * BLOCK * m->u;
@@ -147,7 +152,8 @@ void mlp_forward(const mlp *m) {
       long rows = last - r0 < BLOCK ? last - r0 : BLOCK, in = m->in;
       const float *from = m->x + r0 * in, *packed = m->room;
       for (long i = 0; i < m->layers; i++, in = u) {
-        float *sums = m->sums[i] ? m->sums[i] + r0 * u : room, *to = m->outs[i] ? m->outs[i] + r0 * u : room + BLOCK * u;
+        float *sums = m->sums[i] ? m->sums[i] + r0 * u : room,
+              *to = m->outs[i] ? m->outs[i] + r0 * u : room + BLOCK * u;
         fill(sums, u, m->weights[3 * i + 1], rows, u);
         add(sums, u, from, in, m->packed ? packed : NULL, m->weights[3 * i], 1, in, rows, in, u);
         packed += packed_size(in, u);

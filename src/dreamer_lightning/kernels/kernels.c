@@ -1,7 +1,9 @@
-/* Element-wise work of the RSSM and of two-hot heads on a CPU: each function reads its inputs once and writes its outputs once,
- * where a chain of tensor operations passes through memory at every link. `fused.py` calls these and holds their twins in torch.
+/* Element-wise work of the RSSM and of two-hot heads on a CPU: each function reads its inputs once and writes its
+ * outputs once, where a chain of tensor operations passes through memory at every link. `fused.py` calls these and
+ * holds their twins in torch.
  *
- * float32, row-major. Rows are shared out among OpenMP threads if built with OpenMP. NaN and infinity pass through as in torch.
+ * float32, row-major. Rows are shared out among OpenMP threads if built with OpenMP. NaN and infinity pass through as
+ * in torch.
  */
 
 #include <math.h>
@@ -49,7 +51,8 @@ static inline float inverse_rms(const float *x, long d, float eps) {
   return 1.0f / sqrtf(sum / (float)d + eps);
 }
 
-static inline void norm_silu_row(float *restrict o, const float *restrict in, const float *restrict w, long d, float eps) {
+static inline void norm_silu_row(float *restrict o, const float *restrict in, const float *restrict w, long d,
+                                 float eps) {
   float inverse = inverse_rms(in, d, eps);
 #pragma omp simd
   for (long j = 0; j < d; j++) {
@@ -59,7 +62,8 @@ static inline void norm_silu_row(float *restrict o, const float *restrict in, co
 }
 
 /* out = silu(x / rms(x) * weight), row by row: n groups of m rows of d numbers; row i of a group has weight[i]. */
-void norm_silu(float *restrict out, const float *restrict x, const float *restrict weight, long n, long m, long d, float eps) {
+void norm_silu(float *restrict out, const float *restrict x, const float *restrict weight, long n, long m, long d,
+               float eps) {
 #pragma omp parallel for schedule(static) if (n * m * d > LARGE)
   for (long row = 0; row < n * m; row++) norm_silu_row(out + row * d, x + row * d, weight + row % m * d, d, eps);
 }
@@ -79,16 +83,17 @@ static inline void norm_silu_backward_row(float *restrict o, const float *restri
 }
 
 /* Gradient of `norm_silu` by x, from that of its output. */
-void norm_silu_backward(float *restrict dx, const float *restrict grad, const float *restrict x, const float *restrict weight,
-                        long n, long m, long d, float eps) {
+void norm_silu_backward(float *restrict dx, const float *restrict grad, const float *restrict x,
+                        const float *restrict weight, long n, long m, long d, float eps) {
 #pragma omp parallel for schedule(static) if (n * m * d > LARGE)
   for (long row = 0; row < n * m; row++)
     norm_silu_backward_row(dx + row * d, grad + row * d, x + row * d, weight + row % m * d, d, eps);
 }
 
-/* Gradient of `norm_silu` by the weight. `parts` [p m d] receives one sum for each of p runs of groups, which the caller adds. */
-void norm_silu_weight(float *restrict parts, const float *restrict grad, const float *restrict x, const float *restrict weight,
-                      long n, long m, long d, float eps, long p) {
+/* Gradient of `norm_silu` by the weight. `parts` [p m d] receives one sum for each of p runs of groups, which the
+ * caller adds. */
+void norm_silu_weight(float *restrict parts, const float *restrict grad, const float *restrict x,
+                      const float *restrict weight, long n, long m, long d, float eps, long p) {
   memset(parts, 0, sizeof(float) * p * m * d);
 #pragma omp parallel for schedule(static) if (n * m * d > LARGE)
   for (long part = 0; part < p; part++)
@@ -125,8 +130,10 @@ void norm_silu_gradients(float *restrict dx, float *restrict parts, const float 
     }
 }
 
-/* out = old + sigmoid(update - 1) (tanh(sigmoid(reset) candidate) - old), with reset, candidate and update side by side. */
-static inline void gru_row(float *restrict o, const float *restrict in, const float *restrict b, const float *restrict h, long k) {
+/* out = old + sigmoid(update - 1) (tanh(sigmoid(reset) candidate) - old), with reset, candidate and update side by
+ * side. */
+static inline void gru_row(float *restrict o, const float *restrict in, const float *restrict b,
+                           const float *restrict h, long k) {
 #pragma omp simd
   for (long j = 0; j < k; j++) {
     float reset = sigmoid(in[j] + b[j]), update = sigmoid(in[2 * k + j] + b[2 * k + j] - 1.0f);
@@ -134,8 +141,9 @@ static inline void gru_row(float *restrict o, const float *restrict in, const fl
   }
 }
 
-static inline void gru_backward_row(float *restrict o, float *restrict p, const float *restrict d, const float *restrict in,
-                                    const float *restrict b, const float *restrict h, long k) {
+static inline void gru_backward_row(float *restrict o, float *restrict p, const float *restrict d,
+                                    const float *restrict in, const float *restrict b, const float *restrict h,
+                                    long k) {
 #pragma omp simd
   for (long j = 0; j < k; j++) {
     float cand = in[k + j] + b[k + j], reset = sigmoid(in[j] + b[j]);
@@ -148,7 +156,8 @@ static inline void gru_backward_row(float *restrict o, float *restrict p, const 
   }
 }
 
-/* Softmax of LANES rows of c classes, beginning at `logits`; probs [c LANES]. Rows beyond the end repeat the last one. */
+/* Softmax of LANES rows of c classes, beginning at `logits`; probs [c LANES]. Rows beyond the end repeat the last one.
+ */
 static inline void softmax_lanes(float *restrict probs, const float *restrict logits, long rows, long c) {
   float most[LANES], sum[LANES];
   for (long j = 0; j < c; j++)
@@ -170,8 +179,8 @@ static inline void softmax_lanes(float *restrict probs, const float *restrict lo
 }
 
 /* `draw` of at most LANES rows. */
-static inline void draw_group(float *restrict out, const float *restrict logits, const float *restrict noise, long rows, long c,
-                              float mix) {
+static inline void draw_group(float *restrict out, const float *restrict logits, const float *restrict noise, long rows,
+                              long c, float mix) {
   float probs[c * LANES], edge[LANES], u[LANES];
   int32_t pick[LANES];
   softmax_lanes(probs, logits, rows, c);
@@ -186,10 +195,12 @@ static inline void draw_group(float *restrict out, const float *restrict logits,
     for (long j = 0; j < c; j++) out[l * c + j] = (float)(pick[l] == j);
 }
 
-/* One-hot draws: logits [n c], uniform noise [n] -> out [n c]. The inverse distribution function of (1-mix) softmax + mix/c. */
+/* One-hot draws: logits [n c], uniform noise [n] -> out [n c]. The inverse distribution function of (1-mix) softmax +
+ * mix/c. */
 void draw(float *restrict out, const float *restrict logits, const float *restrict noise, long n, long c, float mix) {
 #pragma omp parallel for schedule(static) if (n * c > LARGE / 4)
-  for (long i = 0; i < n; i += LANES) draw_group(out + i * c, logits + i * c, noise + i, n - i < LANES ? n - i : LANES, c, mix);
+  for (long i = 0; i < n; i += LANES)
+    draw_group(out + i * c, logits + i * c, noise + i, n - i < LANES ? n - i : LANES, c, mix);
 }
 
 /* `straight_through` of at most LANES rows. */
@@ -222,7 +233,8 @@ static inline float exponentials(float *restrict e, const float *restrict logits
   return sum;
 }
 
-/* Expectation of symmetric bins [c] under softmax(logits [n c]); pairs of mirrored bins first, so that symmetric logits give 0. */
+/* Expectation of symmetric bins [c] under softmax(logits [n c]); pairs of mirrored bins first, so that symmetric logits
+ * give 0. */
 void twohot_mean(float *restrict out, const float *restrict logits, const float *restrict bins, long n, long c) {
 #pragma omp parallel for schedule(static) if (n * c > LARGE)
   for (long i = 0; i < n; i++) {
@@ -246,14 +258,15 @@ void twohot_mean_backward(float *restrict d_logits, const float *restrict grad, 
 }
 
 /* Cross-entropies of softmax(logits [n c]) with k two-hot targets, index and weight [k n 2] -> loss [k n]. */
-void twohot_loss(float *restrict loss, const float *restrict logits, const int64_t *restrict index, const float *restrict weight,
-                 long k, long n, long c) {
+void twohot_loss(float *restrict loss, const float *restrict logits, const int64_t *restrict index,
+                 const float *restrict weight, long k, long n, long c) {
 #pragma omp parallel for schedule(static) if (n * c > LARGE)
   for (long i = 0; i < n; i++) {
     float e[c], most, sum = exponentials(e, logits + i * c, c, &most), norm = most + logf(sum);
     for (long t = 0; t < k; t++) {
       long at = 2 * (t * n + i);
-      loss[t * n + i] = weight[at] * (norm - logits[i * c + index[at]]) + weight[at + 1] * (norm - logits[i * c + index[at + 1]]);
+      loss[t * n + i] =
+          weight[at] * (norm - logits[i * c + index[at]]) + weight[at + 1] * (norm - logits[i * c + index[at + 1]]);
     }
   }
 }
