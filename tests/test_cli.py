@@ -18,16 +18,16 @@ import dreamer_lightning
 from dreamer_lightning import cli, commands, config, explain, migration
 from dreamer_lightning.arguments import options_of
 from dreamer_lightning.commands.extras import check_loggers
-from dreamer_lightning.commands.options import Count, Duration
+from dreamer_lightning.commands.options import Duration
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs import Custom
 from dreamer_lightning.store import atomic, runfolder
-from dreamer_lightning.types import UserError
+from dreamer_lightning.types import Count, UserError
 
 OWN = """
 import gymnasium, numpy as np, torch
 from dreamer_lightning.nets.encoders import Encoder
-from dreamer_lightning.types import Specs
+from dreamer_lightning.types import Count, Specs
 
 class Line(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
@@ -205,6 +205,8 @@ def test_print_config_prints_yaml(capsys):
             "fit --config dmc.yaml --replay.storage disk",
             "--replay.storage: expected one of memory, memmap, device, got disk",
         ),
+        ("fit --config dmc.yaml --replay.episodes true", "--replay.episodes is --replay EpisodeReplay now"),
+        ("fit --config dmc.yaml --replay.seed 3", "--replay.seed: Replay gets its seed from fit itself"),
         ("fit --config dmc.yaml --replay.capacity 1e12", "replay.capacity: 1000000000000 steps need"),
         ("fit --config dmc.yaml --replay.capacity 9", "hold no window of 65 records"),
         ("fit --config dmc.yaml --batch_size 3 --imag_length 0", "imag_length=0 dreams nothing"),
@@ -563,7 +565,7 @@ def moved(monkeypatch):
 def test_a_config_of_before_is_read_with_todays_options(moved, tmp_path: Path):
     (tmp_path / "old.yaml").write_text("losses: {slots: 300, lam: 0.9}\nrate: 2e-4\n")
     options = config.parse("fit", ["dmc.yaml", str(tmp_path / "old.yaml")])[1]
-    assert options["replay"].capacity == 300
+    assert options["replay"].keywords["capacity"] == 300
     assert options["losses"].lam == 0.9
     assert options["optimizer"].keywords["lr"] == 2e-4
 
@@ -571,6 +573,22 @@ def test_a_config_of_before_is_read_with_todays_options(moved, tmp_path: Path):
 def test_an_option_that_moved_says_where_it_is(moved, capsys):
     assert "--losses.slots is --replay.capacity now" in fails(capsys, "fit", "dmc.yaml", "--losses.slots", "3")
     assert "--rate is --optimizer.lr now" in fails(capsys, "fit", "dmc.yaml", "--rate=3")
+
+
+@pytest.mark.parametrize(
+    ("old", "kind", "keywords"),
+    [
+        ("{capacity: 5K, deter: bfloat16, episodes: false, prioritize_ends: false}", "Replay", {"deter": "bfloat16"}),
+        ("{capacity: 5K, online: false, episodes: true, prioritize_ends: true}", "EpisodeReplay", {"online": False}),
+        ("{prioritize_ends: true, capacity: 5K}", "EpisodeReplay", {"prioritize_ends": True}),
+    ],
+)
+def test_the_replay_was_chosen_by_a_switch_once(tmp_path: Path, old: str, kind: str, keywords: dict):
+    (tmp_path / "old.yaml").write_text(f"replay: {old}")
+    text = config.parse("fit", ["dmc.yaml", str(tmp_path / "old.yaml")])[1]["config_text"]
+    replay = yaml.safe_load(text)["replay"]
+    assert replay["class_path"].rpartition(".")[2] == kind
+    assert replay["init_args"].items() >= (keywords | {"capacity": 5000}).items()
 
 
 TOY = '''

@@ -136,7 +136,8 @@ def test_settings_are_the_published_ones(configs):
     options = parse(configs)
     specs = {V1: PIXELS, V2: PIXELS, V2_ATARI: ATARI, V3: WALKER}[configs]
     dreamer = build(options, specs, "meta")
-    found = {**vars(options["env"]), **vars(options["losses"]), **vars(options["replay"]), **vars(options["collector"])}
+    found = {**vars(options["env"]), **vars(options["losses"]), **vars(options["collector"])}
+    found |= options["replay"].keywords | {"episodes": "EpisodeReplay" in options["config_text"]}
     found |= options | {"free_nats": dreamer.world_model.rssm.free_nats, "cont_scale": options["losses"].cont}
     assert {key: found[key] for key in PUBLISHED[configs]} == PUBLISHED[configs]
     optimizer = options["optimizer"](parts(dreamer))

@@ -164,13 +164,13 @@ def test_batches_are_the_callers():
 
 
 def test_deterministic_states_in_bfloat16_take_half_the_room(tmp_path):
-    replay = filled(40, deter_dtype="bfloat16")
+    replay = filled(40, deter="bfloat16")
     assert replay.bytes_per_step == filled(40).bytes_per_step - 3 * 2
     batch = replay.sample()
     assert batch["latent", "deter"].dtype == torch.float32
     assert torch.equal(batch["latent", "deter"][..., 0], batch["reward"])  # whole numbers below 256 are exact
     replay.write_latents(batch["index"], {"deter": torch.ones(3, 4, 3), "stoch": torch.ones(3, 4, 1).byte()})
-    other = filled(0, deter_dtype="bfloat16")
+    other = filled(0, deter="bfloat16")
     loaded(other, saved(ReplayFiles(replay, tmp_path)))
     same(other, replay)
 

@@ -302,7 +302,8 @@ def test_clocks_are_whole_numbers_of_any_size(tmp_path):
     far = 2**40
     state["loop"]["clocks"]["env_step"] += far
     state["loop"]["clocks"]["agent_step"] += far
-    state["loop"]["cadence"] = [far + 60, far + 60]
+    state["loop"]["log_every"]["last"] += far
+    state["loop"]["evaluate_every"]["last"] += far
     manifest = runfolder.read_manifest(folder)
     manifest.pop("manifest_sha256")
     manifest["files"]["model.pt"] = atomic.save_tensors(folder / "model.pt", state)

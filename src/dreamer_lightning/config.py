@@ -46,7 +46,8 @@ def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTER
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
-    from dreamer_lightning.commands.options import Count, Duration
+    from dreamer_lightning.commands.options import Duration
+    from dreamer_lightning.types import Count
 
     register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)

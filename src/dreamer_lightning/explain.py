@@ -110,6 +110,10 @@ def explain(message: str, options: Iterable[str]) -> str:
     if refused:
         owner = (re.findall(r"class_path[ =]'([\w.]+)'", message) or [""])[0]
         accepted = accepted_options(owner)
+        if new := migration.moved(f"{option}.{refused[2]}".lstrip("-")):
+            return f"{option}.{refused[2]} is --{new} now"
+        if refused[2] in accepted:
+            return f"{option}.{refused[2]}: {owner.rpartition('.')[2]} gets its {refused[2]} from fit itself"
         near = nearest(refused[2], accepted) + (f"; it has {', '.join(accepted)}" if accepted else "")
         return f"{option}.{refused[2]}: {owner.rpartition('.')[2] or option} has no option '{refused[2]}'{near}"
     return f"{option}: {cause}{HINTS.get('.'.join(keys), '')}"

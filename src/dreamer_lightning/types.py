@@ -18,8 +18,10 @@ Shape legend, used in signatures and trailing comments everywhere:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from math import prod
 from typing import Any, NamedTuple
 
@@ -39,6 +41,23 @@ EXPLORED = "explored"  # on the wire: whether something else was played than the
 WIRE = {PREV_ACTION, LATENT, REWARD, EXPLORED, "action", "next", "collector", "is_init"}
 WIRE |= {"done", "terminated", "truncated"}
 LOG_PREFIX = "log/"  # observations that are logged and never reach the model
+
+
+LARGEST = 10**18
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+class Count(int):
+    """A whole number that may be written ``100000``, ``1e5``, ``100K`` or ``0.1M``."""
+
+    def __new__(cls, value: Any) -> Count:
+        match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE]\+?[0-9]+)?)([KMG]?)", str(value).strip())
+        if not match:
+            raise ValueError(f"expected a whole number such as 100000, 1e5 or 100K, got '{value}'")
+        number = Decimal(match[1]) * SUFFIXES[match[2]]  # a float would miss 1.001M by a rounding error
+        if number > LARGEST or number != int(number):
+            raise ValueError(f"expected a whole number below 1e18, got {value}")
+        return super().__new__(cls, int(number))
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,10 @@ from dreamer_lightning.commands.options import (
     CollectorOptions,
     EvaluationOptions,
     FabricOptions,
-    ReplayOptions,
+    ReplayFactory,
     WandbOptions,
 )
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
-from dreamer_lightning.data.episodes import EpisodeReplay
 from dreamer_lightning.data.explore import Disturbed, RandomFirst
 from dreamer_lightning.data.overlap import Overlap, copier
 from dreamer_lightning.data.replay import Replay
@@ -115,7 +114,7 @@ def build_collector(
 
 
 def build_replay(
-    options: ReplayOptions,
+    kind: ReplayFactory,
     folder: Path,
     batch_size: int,
     batch_length: int,
@@ -126,29 +125,21 @@ def build_replay(
     """This rank's records; a context step comes before each sequence.
 
     Args:
-        options: of the replay.
+        kind: makes it.
         folder: where memory-mapped files go.
         batch_size: sequences of this rank.
         batch_length: trained steps of each.
         num_envs: streams.
         seed: of the sampler.
-        device: where batches go; for a GPU they lie in page-locked memory, which it copies by itself.
+        device: that of training.
     """
-    kind = partial(EpisodeReplay, prioritize_ends=options.prioritize_ends) if options.episodes else Replay
     return kind(
-        capacity=options.capacity,
-        capacity_gb=options.capacity_gb,
         batch_size=batch_size,
         length=batch_length + 1,
         num_streams=num_envs,
         seed=seed,
-        online=options.online,
-        deter_dtype=options.deter,
-        pin_memory=device.type == "cuda" and options.storage != "device",
-        storage=options.storage,
-        folder=folder if options.storage == "memmap" else None,
+        folder=folder,
         device=device,
-        latents=options.latents,
     )
 
 

@@ -37,16 +37,16 @@ from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
     CollectorOptions,
-    Count,
     Duration,
     EvaluationOptions,
     FabricOptions,
     FaultOptions,
     LossOptions,
-    ReplayOptions,
+    ReplayFactory,
     WandbOptions,
 )
 from dreamer_lightning.commands.run import Run
+from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.kernels.process import keep_memory
@@ -57,7 +57,7 @@ from dreamer_lightning.nets.heads import Head, PolicyHead
 from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.schedule import Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
-from dreamer_lightning.types import Size, Specs, UserError
+from dreamer_lightning.types import Count, Size, Specs, UserError
 from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
 
 
@@ -98,7 +98,7 @@ def fit(
     standardize: bool = False,
     size: Size = Size(),
     losses: LossOptions = LossOptions(),
-    replay: ReplayOptions = ReplayOptions(),
+    replay: ReplayFactory = Replay,
     collector: CollectorOptions = CollectorOptions(),
     evaluation: EvaluationOptions = EvaluationOptions(),
     checkpoint: CheckpointOptions = CheckpointOptions(),
@@ -149,7 +149,7 @@ def fit(
         standardize: bring vectors to mean 0 and standard deviation 1 by running statistics (not in the papers).
         size: network sizes that configs refer to as ${size.units} and so on.
         losses: scales and coefficients of the losses.
-        replay: the replay buffer.
+        replay: the replay buffer: dreamer_lightning.data.Replay, EpisodeReplay (V1, V2) or your own.
         collector: how environment steps are gathered.
         evaluation: evaluation in a separate environment.
         checkpoint: when checkpoints are written, and how many are kept.

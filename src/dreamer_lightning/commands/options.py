@@ -1,37 +1,23 @@
-"""The option groups of ``fit``: plain dataclasses and two number types, parsed from YAML and dotted flags."""
+"""The option groups of ``fit``, parsed from YAML and dotted flags: dataclasses, a factory, a type of durations."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
+from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.totals import Total
-from dreamer_lightning.types import Specs
+from dreamer_lightning.types import Count, Specs
 
-LARGEST = 10**18
-SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class Count(int):
-    """A whole number that may be written ``100000``, ``1e5``, ``100K`` or ``0.1M``."""
-
-    def __new__(cls, value: Any) -> Count:
-        match = re.fullmatch(r"([0-9][0-9_]*\.?[0-9]*(?:[eE]\+?[0-9]+)?)([KMG]?)", str(value).strip())
-        if not match:
-            raise ValueError(f"expected a whole number such as 100000, 1e5 or 100K, got '{value}'")
-        number = Decimal(match[1]) * SUFFIXES[match[2]]  # a float would miss 1.001M by a rounding error
-        if number > LARGEST or number != int(number):
-            raise ValueError(f"expected a whole number below 1e18, got {value}")
-        return super().__new__(cls, int(number))
 
 
 class Duration(float):
@@ -122,29 +108,12 @@ class LossOptions:
         return {**own, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
 
 
-@dataclass
-class ReplayOptions:
-    """The replay buffer.
+class ReplayFactory(Protocol):
+    """Makes the replay of a rank from what ``fit`` knows; the other options of its class are the user's."""
 
-    Args:
-        capacity: most records kept, over all environments of a rank (1e6, 500K).
-        capacity_gb: most gigabytes kept; the smaller of the two limits wins. None: no such limit.
-        online: train on fresh sequences once, right after they are collected, before uniform ones.
-        storage: memory, memmap (files below the run folder), or device (the GPU's: no batch is copied to it).
-        deter: type in which deterministic states are stored; bfloat16 takes half the room and rounds them.
-        latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
-        episodes: each sequence lies within one complete episode, drawn first (V1, V2); false: anywhere in the stream.
-        prioritize_ends: with episodes, see their ends as often as their middles (V2, not on DeepMind Control).
-    """
-
-    capacity: Count = Count(1_000_000)
-    capacity_gb: float | None = None
-    online: bool = True
-    storage: Literal["memory", "memmap", "device"] = "memory"
-    deter: Literal["float32", "bfloat16"] = "float32"
-    latents: bool = True
-    episodes: bool = False
-    prioritize_ends: bool = False
+    def __call__(
+        self, *, batch_size: int, length: int, num_streams: int, seed: int, folder: Path, device: torch.device
+    ) -> Replay: ...
 
 
 @dataclass

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.data.storage import Key, Storage, flatten, make_storage, nested, one_table
-from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, UserError
+from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, Count, UserError
 
 DETER = (LATENT, "deter")
 Portion = tuple[np.ndarray, np.ndarray, dict[Key, Tensor]]  # of records: stream [m], number [m], rows [m]
@@ -35,19 +35,19 @@ class Replay:
     """A TensorDict replay buffer of records (DreamerV3, `embodied/core/replay.py@e3f0224`, in its behaviour).
 
     Args:
-        capacity: steps kept, over all streams.
-        capacity_gb: memory budget in GB (1e9 bytes); the smaller of the two limits wins. None: no such limit.
+        capacity: most records kept, over all environments of a rank (1e6, 500K), each with an equal share.
+        capacity_gb: most gigabytes (1e9 bytes) kept; the smaller of the two limits wins. None: no such limit.
         batch_size: windows in a batch.
         length: records in a window: one context step and the training steps.
-        num_streams: environments, each with an equal share of the capacity.
+        num_streams: environments.
         seed: of the sampler's own random generator.
-        online: batches first drain each stream's new, non-overlapping windows, so that fresh steps are seen soon.
-        storage: ``memory``, ``memmap`` for files in ``folder`` (page cache, not resident memory), or ``device``.
-        folder: of ``memmap``.
-        device: of ``device``; batches then lie there.
-        pin_memory: batches lie in page-locked memory, for copies to a GPU that do not wait.
-        deter_dtype: in which stored deterministic states are kept; batches have float32 in any case.
-        latents: sequences go on from the latents stored with their context step; otherwise they begin like an episode.
+        online: train on fresh sequences once, right after they are collected, before those that are drawn.
+        storage: memory, memmap (files, which need page cache and no memory), or device (no batch is copied to it).
+        folder: of memmap's files.
+        device: that of training; batches for a GPU lie in page-locked memory, or with storage device there.
+        deter: type in which deterministic states are stored; bfloat16 takes half the room and rounds them. Batches have
+            float32 in any case.
+        latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
 
     Raises:
         UserError: the capacity holds no window, or does not fit into the memory (or disk) that is free.
@@ -55,7 +55,7 @@ class Replay:
 
     def __init__(
         self,
-        capacity: int = 5_000_000,
+        capacity: Count = Count(1_000_000),
         capacity_gb: float | None = None,
         batch_size: int = 16,
         length: int = 65,
@@ -65,16 +65,16 @@ class Replay:
         storage: Literal["memory", "memmap", "device"] = "memory",
         folder: str | Path | None = None,
         device: torch.device = Storage.device,
-        pin_memory: bool = False,
-        deter_dtype: Literal["float32", "bfloat16"] = "float32",
+        deter: Literal["float32", "bfloat16"] = "float32",
         latents: bool = True,
     ):
         self.capacity, self.capacity_gb = capacity, capacity_gb
         self.batch_size, self.length, self.num_streams = batch_size, length, num_streams
-        self.online, self.pin_memory, self.latents = online, pin_memory, latents
+        self.online, self.latents = online, latents
+        self.pinned = device.type == "cuda" and storage != "device"
         self.generator = torch.Generator().manual_seed(seed)
         self.storage = make_storage(storage, folder, device)
-        self.deter_dtype = getattr(torch, deter_dtype)
+        self.deter = getattr(torch, deter)
         self.slots = 0  # of each stream's ring; known with the first records
         self.total = [0] * num_streams  # records ever written, per stream
         self.oldest = [0] * num_streams  # no record before this one was ever here
@@ -121,7 +121,7 @@ class Replay:
     def _kept(self, example: TensorDictBase | Mapping) -> dict:
         """Rows as they are stored."""
         rows = {key: value[:1] for key, value in flatten(example).items() if key != STREAM}
-        return {key: value.to(self.deter_dtype) if key == DETER else value for key, value in rows.items()}
+        return {key: value.to(self.deter) if key == DETER else value for key, value in rows.items()}
 
     def _slots(self, row_bytes: int) -> int:
         capacity = self.capacity
@@ -231,7 +231,7 @@ class Replay:
             following = number + self.length
             known.append(following < self.total[stream])
             after.append(stream * self.slots + following % self.slots)
-        batch = self.storage.read_pieces((self.batch_size, self.length), pieces, self.pin_memory)
+        batch = self.storage.read_pieces((self.batch_size, self.length), pieces, self.pinned)
         followed, follows = (torch.tensor(x).to(self.storage.device, non_blocking=True) for x in (known, after))
         follows = self.storage.arrays[IS_FIRST][follows] & followed
         is_first = batch[IS_FIRST]

@@ -25,11 +25,11 @@ from dreamer_lightning.commands.build import build_collector, build_replay, prob
 from dreamer_lightning.commands.devices import build_fabric
 from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
-from dreamer_lightning.commands.options import Count, Duration
+from dreamer_lightning.commands.options import Duration
 from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.kernels import native
 from dreamer_lightning.kernels.process import keep_memory
-from dreamer_lightning.types import Specs, UserError
+from dreamer_lightning.types import Count, Specs, UserError
 from dreamer_lightning.updates import compiled
 from dreamer_lightning.workshop.bench.baseline import Plan, time_torchrl
 from dreamer_lightning.workshop.bench.learner import (
