@@ -139,6 +139,8 @@ def test_settings_are_the_published_ones(configs):
     found = {**vars(options["env"]), **vars(options["losses"]), **vars(options["collector"])}
     found |= options["replay"].keywords | {"episodes": "EpisodeReplay" in options["config_text"]}
     found |= options | {"free_nats": dreamer.world_model.rssm.free_nats, "cont_scale": options["losses"].cont}
+    explore = options["collector"].explore
+    found["noise"] = explore.keywords["amount"] if explore else 0.0
     assert {key: found[key] for key in PUBLISHED[configs]} == PUBLISHED[configs]
     optimizer = options["optimizer"](parts(dreamer))
     assert isinstance(optimizer, PartsAdam)
