@@ -71,6 +71,8 @@ class Given(nn.Module):
         raws: the recorded outputs.
     """
 
+    entropy_range = None  # recorded numbers know none
+
     def __init__(self, make: Callable[..., Output], *raws: Tensor):
         super().__init__()
         self.make = make
