@@ -185,8 +185,8 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dmc.yaml --env_steps lots", "--env_steps: expected a whole number such as 100000, 1e5 or 100K"),
         ("fit --config dmc.yaml --max_time soon", "--max_time: expected a time such as 90s, 10m, 2h"),
         (
-            "fit --config dmc.yaml --actor_gradient up",
-            "--actor_gradient: expected one of reinforce, dynamics, mix, got",
+            "fit --config dmc.yaml --actor_critic.gradient up",
+            "--actor_critic.gradient: expected class by its dotted path, got up",
         ),
         ("fit --config dmc.yaml --env.tsk x", "--env.tsk: DMC has no option 'tsk' (did you mean task?)"),
         ("fit --config dmc.yaml --env.task walkr_walk", "no dm_control task 'walkr_walk'"),
@@ -209,7 +209,10 @@ def test_print_config_prints_yaml(capsys):
         ("fit --config dmc.yaml --replay.seed 3", "--replay.seed: Replay gets its seed from fit itself"),
         ("fit --config dmc.yaml --replay.capacity 1e12", "replay.capacity: 1000000000000 steps need"),
         ("fit --config dmc.yaml --replay.capacity 9", "hold no window of 65 records"),
-        ("fit --config dmc.yaml --batch_size 3 --imag_length 0", "imag_length=0 dreams nothing"),
+        (
+            "fit --config dmc.yaml --batch_size 3 --actor_critic.imag_length 0",
+            "imag_length: 0 is too small; give 1",
+        ),
         ("fit --config dmc.yaml --env_steps null", "--env_steps, --updates and --max_time are all unset"),
         ("fit --config dmc.yaml --fabric.accelerator abacus", "--fabric: You selected an invalid accelerator name"),
         ("fit --config dmc.yaml --init_from nowhere", "--init_from: no file or run folder 'nowhere'"),
@@ -233,7 +236,7 @@ def test_print_config_prints_yaml(capsys):
         ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run?)"),
         ("dream --run nowhere", "--run: 'nowhere' is not a run folder"),
         ("fit dmc.yaml --lr 1e-4", "unknown option --lr; here --optimizer.lr"),
-        ("fit dmc.yaml --gamma 0.99", "unknown option --gamma; here --losses.horizon, which is 1 / (1 - gamma)"),
+        ("fit dmc.yaml --gamma 0.99", "unknown option --gamma; here --discount.horizon, which is 1 / (1 - gamma)"),
         ("fit dmc.yaml --task cheetah_run", "unknown option --task; here --env.task"),
         ("fit dmc.yaml --total_timesteps 1e6", "unknown option --total_timesteps; here --env_steps"),
         ("fit dmc.yaml --devices 2", "unknown option --devices; here --fabric.devices"),
@@ -259,8 +262,8 @@ def test_a_mistake_is_one_line(capsys, tmp_path: Path, monkeypatch, line: str, e
         ("", "own.yaml holds no options; write lines such as seed: 3"),
         ("seed: 3\nenv: [\n", "own.yaml line 3: expected the node content"),
         ("env_stepz: 3", "config: no option 'env_stepz' (did you mean env_steps?)"),
-        ("losses: {horizn: 3}", "config: no option 'losses.horizn' (did you mean losses.horizon"),
-        ("value_aware: off", "got False (YAML reads off, on, no and yes so: quote them)"),
+        ("discount: {horizn: 3}", "config: no option 'discount.horizn' (did you mean discount.horizon"),
+        ("actor_critic: {value_aware: off}", "got False (YAML reads off, on, no and yes so: quote them)"),
     ],
 )
 def test_a_mistake_in_a_config_is_one_line(capsys, tmp_path: Path, text: str, expected: str):
@@ -563,16 +566,19 @@ def moved(monkeypatch):
 
 
 def test_a_config_of_before_is_read_with_todays_options(moved, tmp_path: Path):
-    (tmp_path / "old.yaml").write_text("losses: {slots: 300, lam: 0.9}\nrate: 2e-4\n")
+    (tmp_path / "old.yaml").write_text("losses: {slots: 300, rep: 0.9}\nrate: 2e-4\n")
     options = config.parse("fit", ["dmc.yaml", str(tmp_path / "old.yaml")])[1]
     assert options["replay"].keywords["capacity"] == 300
-    assert options["losses"].lam == 0.9
+    assert options["losses"].rep == 0.9
     assert options["optimizer"].keywords["lr"] == 2e-4
 
 
-def test_an_option_that_moved_says_where_it_is(moved, capsys):
-    assert "--losses.slots is --replay.capacity now" in fails(capsys, "fit", "dmc.yaml", "--losses.slots", "3")
-    assert "--rate is --optimizer.lr now" in fails(capsys, "fit", "dmc.yaml", "--rate=3")
+def test_an_option_that_moved_is_taken_and_says_where_it_is(moved, capsys):
+    words = ["dmc.yaml", "--losses.slots", "300", "--rate=2e-4"]
+    options = config.parse("fit", words)[1]
+    assert (options["replay"].keywords["capacity"], options["optimizer"].keywords["lr"]) == (300, 2e-4)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["note: --losses.slots is --replay.capacity now", "note: --rate is --optimizer.lr now"]
 
 
 @pytest.mark.parametrize(

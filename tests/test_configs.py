@@ -10,6 +10,7 @@ import yaml
 
 from dreamer_lightning import config, configfiles
 from dreamer_lightning.commands.networks import build_dreamer
+from dreamer_lightning.nets.gradients import Pathwise, ScoreFunction
 from dreamer_lightning.types import Space, Specs, UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -33,6 +34,14 @@ COUNTS = {
 
 def parse(*args: str) -> dict:
     return config.parse("fit", list(args))[1]
+
+
+def with_networks(options: dict) -> dict:
+    """The options, and among them those of the world model and the actor-critic that are built from them."""
+    dreamer = build_dreamer(WALKER, options)
+    agent = dreamer.actor_critic
+    found = {"imag_length": agent.imag_length, "imag_last": agent.imag_last, "gradient": type(agent.gradient)}
+    return {**options, **found, "standardize": dreamer.world_model.standardize is not None}
 
 
 def content(name: str) -> dict:
@@ -77,20 +86,20 @@ def test_overlays_name_no_module(name: str):
 @pytest.mark.parametrize(
     ("stack", "want"),
     [
-        (["dmc.yaml", "efficient.yaml"], {"standardize": True, "imag_last": 8, "actor_gradient": "reinforce"}),
+        (["dmc.yaml", "efficient.yaml"], {"standardize": True, "imag_last": 8, "gradient": ScoreFunction}),
         (["dmc.yaml", "fast.yaml"], {"imag_last": 0, "train_ratio": 512}),
         (["dreamerv3.yaml"], {"train_ratio": 1024, "env_steps": 1_100_000, "imag_last": 0}),
-        (["quickstart.yaml"], {"imag_last": 4, "actor_gradient": "dynamics", "max_time": 1080}),
+        (["quickstart.yaml"], {"imag_last": 4, "gradient": Pathwise, "max_time": 1080}),
     ],
 )
 def test_presets_are_what_the_readme_says(stack, want):
-    found = parse(*(word for name in stack for word in ("--config", name)))
+    found = with_networks(parse(*(word for name in stack for word in ("--config", name))))
     assert {name: found[name] for name in want} == want
     assert found["collector"].overlap == ("fast.yaml" in stack)
 
 
 def test_dmc_is_what_the_readme_says():
-    options = parse("--config", "dmc.yaml")
+    options = with_networks(parse("--config", "dmc.yaml"))
     assert (options["env"].task, options["env"].repeat, options["num_envs"]) == ("walker_walk", 2, 4)
     assert (options["train_ratio"], options["batch_size"], options["batch_length"]) == (512, 16, 64)
     assert (options["imag_length"], options["imag_last"], options["env_steps"]) == (15, 0, 500_000)

@@ -21,7 +21,7 @@ from dreamer_lightning.evaluation.evaluator import Evaluator, compare
 from dreamer_lightning.evaluation.gap import GapAlarm, choose_starts, dreamed_returns, real_returns
 from dreamer_lightning.evaluation.openloop import open_loop
 from dreamer_lightning.evaluation.rollout import rollout
-from dreamer_lightning.types import Latent, Space, Specs
+from dreamer_lightning.types import Discount, Latent, Space, Specs
 
 HORIZON = 20.0
 GAMMA = 1 - 1 / HORIZON
@@ -78,7 +78,7 @@ class PerfectDreamer:
 
     def __init__(self, end: int, terminal: bool, bias: float = 0.0):
         self.end, self.terminal, self.bias = end, terminal, bias
-        self.world_model = SimpleNamespace(horizon=HORIZON, contdisc=True)
+        self.world_model = SimpleNamespace(discount=Discount(HORIZON))
 
     def initial(self, n):
         return {

@@ -5,7 +5,7 @@ import pytest
 import dreamer_lightning
 
 
-@pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
+@pytest.mark.parametrize("gradient", ["Pathwise", "ScoreFunction"])
 def test_a_tiny_task_is_learned(gradient, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = dreamer_lightning.fit(
@@ -21,11 +21,10 @@ def test_a_tiny_task_is_learned(gradient, tmp_path, monkeypatch):
         batch_length=16,
         learning_starts=200,
         imag_length=3,
-        imag_last=8,
-        actor_gradient=gradient,
+        actor_critic={"imag_last": 8, "gradient": gradient},
         size={"deter": 32, "hidden": 32, "classes": 8, "units": 32},
         optimizer={"init_args": {"lr": 2e-3, "warmup": 20}},
-        losses={"horizon": 10},
+        discount={"horizon": 10},
         evaluation={"every": 0},
         checkpoint={"every": 100_000},
         wandb={"mode": "disabled"},

@@ -10,6 +10,7 @@ import tiny
 from dreamer_lightning import config
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.dreamer import by_module
+from dreamer_lightning.nets.gradients import Pathwise, ScoreFunction
 from dreamer_lightning.optim import PartsAdam
 from dreamer_lightning.types import Space, Specs, UserError
 from dreamer_lightning.versions import ActorCritic2023, ActorCriticV1, ActorCriticV2
@@ -49,12 +50,11 @@ PUBLISHED = {
             "imag_length": 15,
             "burst": 100,
         },
-        **{"pretrain": 100, "prefill": 2500, "train_ratio": 500, "actor_gradient": "dynamics", "value_aware": "off"},
+        **{"pretrain": 100, "prefill": 2500, "train_ratio": 500, "gradient": Pathwise},
         **{
             "actor_critic": ActorCriticV1,
             "horizon": 100,
             "lam": 0.95,
-            "actent": 0,
             "dyn": 1,
             "rep": 1,
             "contdisc": False,
@@ -67,12 +67,12 @@ PUBLISHED = {
         **{
             "prefill": 1000,
             "train_ratio": 160,
-            "actor_gradient": "dynamics",
+            "gradient": Pathwise,
             "actor_critic": ActorCriticV2,
             "horizon": 100,
         },
         **{"lam": 0.95, "actent": 1e-4, "dyn": 0.8, "rep": 0.2, "contdisc": False, "slowtar": True, "slow_rate": 1},
-        **{"slow_every": 100, "gradient_mix": 0.9, "episodes": True, "latents": False, "prioritize_ends": False},
+        **{"slow_every": 100, "episodes": True, "latents": False, "prioritize_ends": False},
         **{"capacity": 2_000_000, "free_nats": 1.0, "repeat": 2, "noise": 0.0},
     },
     V2_ATARI: {
@@ -81,7 +81,7 @@ PUBLISHED = {
             "prefill": 50_000,
             "pretrain": 1,
             "train_ratio": 50,
-            "actor_gradient": "reinforce",
+            "gradient": ScoreFunction,
         },
         **{"horizon": 1000, "actent": 1e-3, "cont_scale": 5.0, "dyn": 0.08, "rep": 0.02, "contdisc": True, "repeat": 4},
         **{
@@ -104,7 +104,7 @@ PUBLISHED = {
         },
         **{
             "train_ratio": 512,
-            "actor_gradient": "dynamics",
+            "gradient": Pathwise,
             "actor_critic": ActorCritic2023,
             "horizon": 333,
             "lam": 0.95,
@@ -138,9 +138,12 @@ def test_settings_are_the_published_ones(configs):
     dreamer = build(options, specs, "meta")
     found = {**vars(options["env"]), **vars(options["losses"]), **vars(options["collector"])}
     found |= options["replay"].keywords | {"episodes": "EpisodeReplay" in options["config_text"]}
-    found |= options | {"free_nats": dreamer.world_model.rssm.free_nats, "cont_scale": options["losses"].cont}
+    found |= options | vars(options["discount"]) | vars(dreamer.actor_critic)
+    found |= {"free_nats": dreamer.world_model.rssm.free_nats, "cont_scale": options["losses"].cont}
+    found |= {"actor_critic": type(dreamer.actor_critic), "gradient": type(dreamer.actor_critic.gradient)}
     explore = options["collector"].explore
     found["noise"] = explore.keywords["amount"] if explore else 0.0
+    found["actent"] = getattr(getattr(dreamer.actor_critic, "entropy_weight", None), "actent", None)
     assert {key: found[key] for key in PUBLISHED[configs]} == PUBLISHED[configs]
     optimizer = options["optimizer"](parts(dreamer))
     assert isinstance(optimizer, PartsAdam)
@@ -236,8 +239,8 @@ SMALL = [
     "--size.hidden=16",
     "--size.classes=4",
     "--size.units=24",
-    "--imag_length=4",
-    "--imag_last=2",
+    "--actor_critic.imag_length=4",
+    "--actor_critic.imag_last=2",
 ]
 LAPROP = ["--optimizer.lr=0.002", "--optimizer.warmup=0"]
 MIXES = {
@@ -253,7 +256,7 @@ MIXES = {
             "--optimizer.lr=0.003",
         ],
     ),
-    "V3 through the dynamics": (("dmc.yaml",), ["--actor_gradient=dynamics", *LAPROP]),
+    "V3 through the dynamics": (("dmc.yaml",), ["--actor_critic.gradient=Pathwise", *LAPROP]),
     "V2 with V3's block GRU and optimiser": (
         V2,
         ["--rssm=dreamer_lightning.nets.rssm.BlockRSSM", "--optimizer=dreamer_lightning.optim.LaProp", *LAPROP],

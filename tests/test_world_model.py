@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 import tiny
 from dreamer_lightning.commands.initialise import load_fitting
-from dreamer_lightning.types import Specs
+from dreamer_lightning.types import Discount, Specs
 from dreamer_lightning.world_model import WorldModel
 
 pytestmark = [
@@ -52,7 +52,8 @@ def test_lightning_trainer_trains_a_world_model_alone_and_its_weights_load(tmp_p
     torch.manual_seed(0)
     from dreamer_lightning.optim import LaProp
 
-    model = tiny.model(optimizer=lambda parameters: LaProp(parameters, lr=3e-3, warmup=1))
+    model = tiny.model()
+    model.optimizer = lambda parameters: LaProp(parameters, lr=3e-3, warmup=1)
     seen = []
 
     class Watch(L.Callback):
@@ -76,6 +77,7 @@ def test_lightning_trainer_trains_a_world_model_alone_and_its_weights_load(tmp_p
         cont=lambda f: parts.cont,
     )
     assert again.specs == tiny.SPECS
+    assert again.discount == Discount()
     agent = tiny.agent()
     before = copy.deepcopy(agent.state_dict())
     load_fitting(agent, str(path))
@@ -112,4 +114,4 @@ def test_cont_target_holds_the_discount():
     model = tiny.model()
     got = model.cont_target(torch.tensor([False, True]))
     torch.testing.assert_close(got, torch.tensor([1 - 1 / 333, 0.0]))
-    assert tiny.model(contdisc=False).cont_target(torch.tensor([False])).item() == 1.0
+    assert tiny.model(discount=Discount(contdisc=False)).cont_target(torch.tensor([False])).item() == 1.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
-import lightning as L
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -19,10 +18,20 @@ from dreamer_lightning.nets.heads import Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import Normalizer, PercentileNorm
 from dreamer_lightning.nets.outputs import Output
 from dreamer_lightning.ops.returns import dream_weight, lambda_return
-from dreamer_lightning.optim import LaProp
-from dreamer_lightning.types import Latent, Losses, Metrics, Specs, UserError
+from dreamer_lightning.types import (
+    ClosedUnitInterval,
+    Discount,
+    Latent,
+    Losses,
+    Metrics,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Specs,
+    UserError,
+)
 
-ValueAware = Literal["latents", "critic", "off"]
+Noise = tuple[Shaped[Tensor, "n h ..."], Float[Tensor, "n h+1 a"]]  # draws for the latents and the actions of dreams
 
 
 class Dynamics(Protocol):
@@ -46,134 +55,85 @@ class Dream(NamedTuple):
     cont: Float[Tensor, "n h+1"]
 
 
-class ActorCritic(L.LightningModule):
-    """Policy and value heads with their losses, in dreams and on replay.
+class AbstractActorCritic(nn.Module, ABC):
+    """What all versions share: the two heads, dreams under the policy, and what is logged of them.
 
     Args:
-        specs: observations and actions (or the dict that ``save_hyperparameters`` made of them).
+        specs: observations and actions.
         feat_dim: size of the model's ``feat``.
         policy: from the size of ``feat`` and the specs, the policy head.
         value: from the size of ``feat``, the value head.
-        imag_length: steps dreamed from each start state, 1 or more.
-        imag_last: start states per sequence, taken from its end; 0 takes all. The replay value loss sees the same
-            states, so that 1 leaves none of it.
-        gradient: how the actor learns: ``ScoreFunction``, ``Pathwise`` (backpropagation through the dream), ``Mix``.
-        value_aware: what the replay value loss trains: ``latents`` (critic and world model), ``critic`` alone,
-            or ``off``, no such loss.
-        horizon: effective horizon 1/(1-gamma), in agent steps.
-        contdisc: predicted continuation holds the discount already.
-        lam: trace decay of lambda-returns in dreams.
-        replay_lam: trace decay on replay.
-        actent: weight of the policy's entropy, per nat.
-        entropy_weight: from ``actent``, what gives the weight at each update.
-        slowreg: weight of the pull towards the slow critic, in dreams.
-        replay_slowreg: the same on replay.
-        slowtar: returns bootstrap from the slow critic (in dreams).
-        start_grad: the dream's losses at its first state, which is a replayed one, shape the latents too.
-        slow_rate: share of the critic that the slow critic takes over at each update of it.
-        slow_every: updates between two of them.
-        return_norm: normaliser of returns; its scale divides the advantage.
-        value_norm: normaliser of the critic's targets.
-        advantage_norm: normaliser of advantages.
-        optimizer: used by ``L.Trainer`` alone.
+        discount: how much a later reward counts, and whether the predicted continuation holds that already.
+        imag_length: agent steps dreamed from each start state.
+        imag_last: start states per sequence, taken from its end; 0: all.
+        lam: trace decay of lambda-returns in dreams, 0 (one step) to 1 (the whole dream).
     """
+
+    gradient: ActorGradient  # how the actor learns from its dreams
 
     def __init__(
         self,
-        specs: Specs | dict[str, Any],
+        specs: Specs,
         feat_dim: int,
         *,
         policy: Callable[[int, Specs], PolicyHead] = PolicyHead,
         value: Callable[[int], Head] = TwoHotHead,
-        imag_length: int = 15,
-        imag_last: int = 0,
-        gradient: Callable[[], ActorGradient] = ScoreFunction,
-        value_aware: ValueAware = "latents",
-        horizon: float = 333.0,
-        contdisc: bool = True,
-        lam: float = 0.95,
-        replay_lam: float = 0.95,
-        actent: float = 3e-4,
-        entropy_weight: Callable[[float], EntropyWeight] = ConstantWeight,
-        slowreg: float = 1.0,
-        replay_slowreg: float = 1.0,
-        slowtar: bool = False,
-        start_grad: bool = False,
-        slow_rate: float = 0.02,
-        slow_every: int = 1,
-        return_norm: Callable[[], Normalizer] = PercentileNorm,
-        value_norm: Callable[[], Normalizer] = Normalizer,
-        advantage_norm: Callable[[], Normalizer] = Normalizer,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = LaProp,
+        discount: Discount = Discount(),
+        imag_length: PositiveInt = 15,
+        imag_last: NonNegativeInt = 0,
+        lam: ClosedUnitInterval = 0.95,
     ):
         super().__init__()
         if imag_length < 1:
             raise UserError(f"imag_length={imag_length} dreams nothing: give 1 or more steps")
         if imag_last < 0:
             raise UserError(f"imag_last={imag_last} is not a number of start states: give 0 (all of them) or more")
-        specs = specs if isinstance(specs, Specs) else Specs.from_dict(specs)
-        self.save_hyperparameters(
-            {
-                "specs": asdict(specs),
-                "feat_dim": feat_dim,
-                "imag_length": imag_length,
-                "imag_last": imag_last,
-                "value_aware": value_aware,
-                **{"horizon": horizon, "contdisc": contdisc, "lam": lam, "replay_lam": replay_lam, "actent": actent},
-                **{"slowreg": slowreg, "replay_slowreg": replay_slowreg, "slowtar": slowtar, "start_grad": start_grad},
-                **{"slow_rate": slow_rate, "slow_every": slow_every},
-            }
-        )
-        self.specs = specs
-        self.imag_length, self.imag_last = imag_length, imag_last
-        self.gradient, self.value_aware = gradient(), value_aware
-        self.discount = 1 - 1 / horizon
-        self.dream_discount = 1.0 if contdisc else self.discount
-        self.lam, self.replay_lam, self.entropy_weight = lam, replay_lam, entropy_weight(actent)
-        self.slowreg, self.replay_slowreg, self.slowtar = slowreg, replay_slowreg, slowtar
-        self.slow_rate, self.slow_every, self.start_grad = slow_rate, slow_every, start_grad
+        self.specs, self.imag_length, self.imag_last, self.lam = specs, imag_length, imag_last, lam
+        self.discount = discount.gamma
+        self.dream_discount = 1.0 if discount.contdisc else discount.gamma
         self.policy, self.value = policy(feat_dim, specs), value(feat_dim)
-        self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
-        self.return_norm, self.value_norm, self.advantage_norm = return_norm(), value_norm(), advantage_norm()
-        self.optimizer = optimizer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
+    @abstractmethod
     def forward(
-        self,
-        latent: Latent,
-        records: dict[str, Any],
-        dynamics: Dynamics,
-        noise: tuple[Shaped[Tensor, "n h ..."], Float[Tensor, "n h+1 a"]],
+        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
-        """Losses from the latents [b, t, .] of replayed records, with gradients into them as ``value_aware`` says.
+        """Losses from replayed records and the dreams that begin at them.
 
         Args:
-            latent: posterior latents of the records.
-            records: records [b, t, ...]: rewards and flags of the replay value loss.
+            latent: posterior latents [b, t, .] of the records.
+            records: records [b, t, ...]: rewards and flags.
             dynamics: dreams.
             noise: draws for the latents and for the actions of the dreams, ``n = b * k``.
 
         Returns:
-            ``policy`` and ``value`` [b, k], ``repval`` [b, k-1], and metrics.
+            Unreduced losses [b, .], ``policy`` and ``value`` among them, and metrics.
         """
-        b, t = records["is_first"].shape
-        k = min(self.imag_last or t, t)
-        start = latent.map(lambda x: x[:, -k:].reshape(b * k, -1))
-        dream = self.imagine(start.detach(), dynamics, *noise)
-        losses, metrics, ret = self.dream_losses(dream, start=start.feat if self.start_grad else None)
-        losses = {key: value.mean(-1).view(b, k) for key, value in losses.items()}
-        if self.value_aware != "off" and k > 1:
-            feat = latent.map(lambda x: x[:, -k:]).feat
-            feat = feat if self.value_aware == "latents" else feat.detach()
-            records = {key: records[key][:, -k:] for key in ("reward", "is_last", "is_terminal")}
-            losses["repval"], replayed = self.replay_loss(feat, records, ret[:, 0].view(b, k))
-            metrics["replay_return"] = replayed.mean()
-        assert all(loss.shape == (b, k - 1 if key == "repval" else k) for key, loss in losses.items())
-        return losses, metrics
+
+    @abstractmethod
+    def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h"]]:
+        """Policy and value losses [n, .] of dreams, metrics, and the lambda-returns without a gradient.
+
+        Args:
+            dream: imagined trajectories.
+            update: let running statistics learn from this batch.
+        """
+
+    def update_slow_critic(self) -> None:
+        """Called after each optimizer step: counts it; a version with a slow critic moves that towards the critic."""
+        self.updates += 1
+
+    def last(self, t: int) -> int:
+        """Number ``k`` of start states in a sequence of ``t`` steps."""
+        return min(self.imag_last or t, t)
 
     def starts(self, b: int, t: int) -> int:
         """Number ``n`` of dreams begun from a batch of ``b`` sequences of ``t`` steps."""
-        return b * min(self.imag_last or t, t)
+        return b * self.last(t)
+
+    def start(self, latent: Latent) -> Latent:
+        """Where dreams begin: the last ``k`` latents of each sequence [b, t, .], as [n, .]."""
+        return latent.map(lambda x: x[:, -self.last(x.shape[1]) :].flatten(0, 1))
 
     def imagine(self, start: Latent, dynamics: Dynamics, stoch_noise: Tensor, action_noise: Tensor) -> Dream:
         """Dream from start states [n, .]. Where the actor learns through the dynamics, the finished dream is then
@@ -188,6 +148,75 @@ class ActorCritic(L.LightningModule):
         action = policy(feat).sample(action_noise)
         feat = dynamics.retrace(latent, action).feat
         return Dream(feat, action, *frozen(dynamics, "predict")(feat))
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n h+1 a"]:
+        """Draws for the actions of ``n`` dreams."""
+        return self.policy.noise((n, self.imag_length + 1), generator, self.updates.device)
+
+    def entropy_norm(self, entropy: Tensor) -> Tensor | None:
+        """The mean of entropies in the policy's range: 0 is as little choice as possible, 1 as much as possible.
+
+        None where the policy has no range.
+        """
+        bounds = self.policy.entropy_range
+        return (entropy.mean() - bounds[0]) / (bounds[1] - bounds[0]) if bounds else None
+
+    @torch.no_grad()
+    def metrics(self, dream, ret, adv, tar, weight, entropy, ret_scale) -> Metrics:
+        """Means that tell how the dreams go; all 0-d tensors."""
+        entropy_norm = self.entropy_norm(entropy)
+        return {
+            "entropy": entropy.mean(),
+            **({} if entropy_norm is None else {"entropy_norm": entropy_norm}),
+            "return": ret.mean(),
+            "return_scale": ret_scale,
+            "advantage": adv.mean(),
+            "advantage_mag": adv.abs().mean(),
+            "advantage_std": adv.std(),
+            "reward": dream.reward.mean(),
+            "cont": dream.cont.mean(),
+            "value": tar.mean(),
+            "weight": weight.mean(),
+            "action_std": dream.action.detach().std(),
+        }
+
+
+class NormalizedActorCritic(AbstractActorCritic):
+    """DreamerV3's losses in dreams: normalised returns, and a critic that is held near a slow copy of itself.
+
+    Args:
+        gradient: how the actor learns: ``ScoreFunction``, ``Pathwise`` (backpropagation through the dream) or ``Mix``.
+        actent: weight of the policy's entropy, per nat.
+        entropy_weight: from ``actent``, what gives the weight at each update.
+        slowreg: weight of the pull towards the slow critic, in dreams.
+        slowtar: returns bootstrap from the slow critic (in dreams).
+        slow_rate: share of the critic that the slow critic takes over at each update of it.
+        slow_every: updates between two of them.
+        return_norm: normaliser of returns; its scale divides the advantage.
+        value_norm: normaliser of the critic's targets.
+        advantage_norm: normaliser of advantages.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        gradient: Callable[[], ActorGradient] = ScoreFunction,
+        actent: NonNegativeFloat = 3e-4,
+        entropy_weight: Callable[[float], EntropyWeight] = ConstantWeight,
+        slowreg: NonNegativeFloat = 1.0,
+        slowtar: bool = False,
+        slow_rate: ClosedUnitInterval = 0.02,
+        slow_every: PositiveInt = 1,
+        return_norm: Callable[[], Normalizer] = PercentileNorm,
+        value_norm: Callable[[], Normalizer] = Normalizer,
+        advantage_norm: Callable[[], Normalizer] = Normalizer,
+        **options: Any,
+    ):
+        super().__init__(*args, **options)
+        self.gradient, self.entropy_weight = gradient(), entropy_weight(actent)
+        self.slowreg, self.slowtar, self.slow_rate, self.slow_every = slowreg, slowtar, slow_rate, slow_every
+        self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
+        self.return_norm, self.value_norm, self.advantage_norm = return_norm(), value_norm(), advantage_norm()
 
     def dream_losses(
         self, dream: Dream, update: bool = True, start: Float[Tensor, "n f"] | None = None
@@ -224,19 +253,67 @@ class ActorCritic(L.LightningModule):
         target = torch.nn.functional.pad((ret.detach() - offset) / scale, (0, 1))  # the last state's loss is cut off
         to_return, to_slow = value.losses(target, slow)
         losses["value"] = weight * (to_return + self.slowreg * to_slow)[:, :-1]
-        return losses, self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale), ret.detach()
+        metrics = self.metrics(dream, ret, adv, tar, weight, entropy, ret_scale) | self.entropy_weight.metrics()
+        return losses, metrics, ret.detach()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
         """What the actor climbs, see ``ActorGradient``."""
         return self.gradient(policy, dream.action[:, :-1].detach(), ret, adv.detach())
 
-    def entropy_norm(self, entropy: Tensor) -> Tensor | None:
-        """The mean of entropies in the policy's range: 0 is as little choice as possible, 1 as much as possible.
+    def update_slow_critic(self) -> None:
+        """Move the slow critic towards the critic; call after each optimizer step."""
+        follow(self.slow_critic, self.value, self.slow_rate, self.slow_every, self.updates)
+        super().update_slow_critic()
 
-        None where the policy has no range.
+
+class ActorCritic(NormalizedActorCritic):
+    """DreamerV3's actor and critic, as published with the code of today: the critic also learns on replayed steps.
+
+    Args:
+        value_aware: what the replay value loss trains: ``latents`` (critic and world model), ``critic`` alone,
+            or ``off``, no such loss. It sees the start states of dreams, so that ``imag_last: 1`` leaves none of it.
+        replay_lam: trace decay on replay; None: ``lam``.
+        replay_slowreg: weight of the pull towards the slow critic on replay; None: ``slowreg``.
+        start_grad: the dream's losses at its first state, which is a replayed one, shape the latents too.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        value_aware: Literal["latents", "critic", "off"] = "latents",
+        replay_lam: ClosedUnitInterval | None = None,
+        replay_slowreg: NonNegativeFloat | None = None,
+        start_grad: bool = False,
+        **options: Any,
+    ):
+        super().__init__(*args, **options)
+        self.value_aware, self.start_grad = value_aware, start_grad
+        self.replay_lam = self.lam if replay_lam is None else replay_lam
+        self.replay_slowreg = self.slowreg if replay_slowreg is None else replay_slowreg
+
+    def forward(
+        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+    ) -> tuple[Losses, Metrics]:
+        """Losses from the latents [b, t, .] of replayed records, with gradients into them as ``value_aware`` says.
+
+        Args: as ``AbstractActorCritic.forward``.
+
+        Returns:
+            ``policy`` and ``value`` [b, k], ``repval`` [b, k-1], and metrics.
         """
-        bounds = self.policy.entropy_range
-        return (entropy.mean() - bounds[0]) / (bounds[1] - bounds[0]) if bounds else None
+        b, t = records["is_first"].shape
+        k, start = self.last(t), self.start(latent)
+        dream = self.imagine(start.detach(), dynamics, *noise)
+        losses, metrics, ret = self.dream_losses(dream, start=start.feat if self.start_grad else None)
+        losses = {key: value.mean(-1).view(b, k) for key, value in losses.items()}
+        if self.value_aware != "off" and k > 1:
+            feat = latent.map(lambda x: x[:, -k:]).feat
+            feat = feat if self.value_aware == "latents" else feat.detach()
+            records = {key: records[key][:, -k:] for key in ("reward", "is_last", "is_terminal")}
+            losses["repval"], replayed = self.replay_loss(feat, records, ret[:, 0].view(b, k))
+            metrics["replay_return"] = replayed.mean()
+        assert all(loss.shape == (b, k - 1 if key == "repval" else k) for key, loss in losses.items())
+        return losses, metrics
 
     def replay_loss(
         self, feat: Float[Tensor, "b k f"], records: dict[str, Tensor], boot: Float[Tensor, "b k"], update: bool = True
@@ -257,51 +334,22 @@ class ActorCritic(L.LightningModule):
         to_return, to_slow = value.losses((ret - offset) / scale, slow)
         return (1 - last[:, :-1]) * (to_return + self.replay_slowreg * to_slow), ret
 
-    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n h+1 a"]:
-        """Draws for the actions of ``n`` dreams."""
-        return self.policy.noise((n, self.imag_length + 1), generator, self.updates.device)
 
-    @torch.no_grad()
-    def update_slow_critic(self) -> None:
-        """Move the slow critic towards the critic; call after each optimizer step."""
-        slow, fast = list(self.slow_critic.parameters()), list(self.value.parameters())
-        if self.slow_every == 1:
-            torch._foreach_lerp_(slow, [p.detach() for p in fast], self.slow_rate)
-        else:  # the first update counts; as a factor, so that no host waits for the counter
-            rate = (self.updates % self.slow_every == 0) * self.slow_rate
-            for old, new in zip(slow, fast, strict=True):
-                old.lerp_(new, rate.to(old.dtype))
-        self.updates += 1
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float, every: int, updates: Tensor) -> None:
+    """Move a slow copy a share of the way to its original, at the first update and each ``every``-th after it.
 
-    @torch.no_grad()
-    def metrics(self, dream, ret, adv, tar, weight, entropy, ret_scale) -> Metrics:
-        """Means that tell how the dreams go; all 0-d tensors."""
-        return {
-            "entropy": entropy.mean(),
-            "return": ret.mean(),
-            "return_scale": ret_scale,
-            "advantage": adv.mean(),
-            "advantage_mag": adv.abs().mean(),
-            "advantage_std": adv.std(),
-            "reward": dream.reward.mean(),
-            "cont": dream.cont.mean(),
-            "value": tar.mean(),
-            "weight": weight.mean(),
-            "action_std": dream.action.detach().std(),
-            **self.entropy_weight.metrics(),
-        }
-
-    # For L.Trainer: an actor-critic alone, in the dreams of a world model, on a dataset of their inputs.
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int = 0) -> Tensor:
-        """Sum of the mean losses; the batch holds what ``forward`` takes, by name."""
-        losses, metrics = self(batch["latent"], batch["records"], batch["dynamics"], batch["noise"])
-        loss = sum(value.mean() for value in losses.values())
-        self.log_dict({"loss/total": loss, **{f"loss/{key}": value.mean() for key, value in losses.items()}, **metrics})
-        return loss
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.update_slow_critic()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer([p for p in self.parameters() if p.requires_grad])
+    Args:
+        slow: the copy, changed in place.
+        fast: the original.
+        rate: the share.
+        every: updates between two moves.
+        updates: those made before this one, 0-d.
+    """
+    old, new = list(slow.parameters()), [p.detach() for p in fast.parameters()]
+    if every == 1:
+        torch._foreach_lerp_(old, new, rate)
+        return
+    share = (updates % every == 0) * rate  # a factor, so that no host waits for the counter
+    for mine, theirs in zip(old, new, strict=True):
+        mine.lerp_(theirs, share.to(mine.dtype))

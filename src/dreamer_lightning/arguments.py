@@ -10,12 +10,13 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer_lightning import configfiles
+from dreamer_lightning import configfiles, migration
 from dreamer_lightning.commands import COMMANDS, Command
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import unknown
@@ -73,6 +74,10 @@ def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]
     options = options_of(command)[1]
     words = split(args, {option.name for option in options if option.kind == "bool"})
     names = {option.name: option.kind for option in options}
+    if command.configs is not None:
+        words, notes = migration.flags(words)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
     if command.rest:
         words = pass_on(words, names, command.rest)
     if command.words:

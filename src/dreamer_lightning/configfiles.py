@@ -117,7 +117,11 @@ def for_parser(config: Path) -> str:
 
     values = load(config)
     today = migration.config(values)
-    return str(config) if today is values else yaml.safe_dump(today, sort_keys=False)
+    if today is values:
+        return str(config)
+    if moved := migration.listing(values):
+        print(f"note: {config} has options that moved: {moved}", file=sys.stderr)
+    return yaml.safe_dump(today, sort_keys=False)
 
 
 def import_from(config: Path) -> list[str]:

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.actor_critic import AbstractActorCritic
 from dreamer_lightning.nets.totals import Total
-from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.types import Latent, Losses, Metrics, UserError
 from dreamer_lightning.world_model import SCALES as MODEL_SCALES
-from dreamer_lightning.world_model import WorldModel
+from dreamer_lightning.world_model import ExtraLoss, WorldModel
 
 SCALES = {**MODEL_SCALES, "policy": 1.0, "value": 1.0, "repval": 0.3}
 State = dict[str, Tensor]  # what acting carries: packed "deter" and "stoch", and "prev_action"
@@ -53,21 +53,31 @@ class Dreamer(nn.Module):
     Args:
         world_model: learns to predict.
         actor_critic: learns to act in its predictions.
-        scales: factor on each mean loss; keys as in ``SCALES`` (``recon`` covers every ``recon/<key>``).
+        scales: factor on each mean loss; keys as in ``SCALES`` (``recon`` covers every ``recon/<key>``). A loss that
+            has none, which only classes of your own return, counts as it is.
         total: makes one scalar of all losses; None: their sum.
+        extra: further losses by name, each with a scale of its own.
+
+    Raises:
+        UserError: a further loss has the name of another.
     """
 
     def __init__(
         self,
         world_model: WorldModel,
-        actor_critic: ActorCritic,
+        actor_critic: AbstractActorCritic,
         scales: dict[str, float] | None = None,
         total: Total | None = None,
+        extra: dict[str, ExtraLoss] | None = None,
     ):
         super().__init__()
         self.specs = world_model.specs
         self.world_model, self.actor_critic = world_model, actor_critic
-        self.scales, self.total = {**SCALES, **(scales or {})}, total or Total()
+        self.extra, self.total = nn.ModuleDict(extra or {}), total or Total()
+        taken = sorted(set(self.extra) & set(SCALES))
+        if taken:
+            raise UserError(f"--losses.extra: {taken[0]} is a loss already; name yours otherwise")
+        self.scales = {**SCALES, **(scales or {}), **{name: loss.scale for name, loss in self.extra.items()}}
 
     def forward(self, batch: Any, generator: torch.Generator | None = None, noise: Noise | None = None) -> TrainOutput:
         """One training forward: observe, dream, and every loss.
@@ -88,18 +98,16 @@ class Dreamer(nn.Module):
         ac_losses, ac_metrics = self.actor_critic(
             observed.latent, records, self.world_model, (noise.imag, noise.action)
         )
-        losses = {**model_losses, **ac_losses}
-        assert {key.split("/")[0] for key in losses} <= set(self.scales)
+        extra = {name: loss(records, observed) for name, loss in self.extra.items()}
+        assert all(loss.shape == records["is_first"].shape for loss in extra.values())
+        losses = {**model_losses, **ac_losses, **extra}
         means = {key: value.float().mean() for key, value in losses.items()}
-        loss = self.total({key: self.scales[key.split("/")[0]] * value for key, value in means.items()})
+        loss = self.total({key: self.scales.get(key.split("/")[0], 1.0) * value for key, value in means.items()})
         logged = {**means, "total": loss, **self.total.metrics()}
         metrics = {f"loss/{key}": value.detach() for key, value in logged.items()} | {
             f"model/{key}": value for key, value in metrics.items()
         }
         metrics |= {f"dream/{key}": value for key, value in ac_metrics.items()}
-        bounds = self.actor_critic.policy.entropy_range
-        if bounds and "entropy" in ac_metrics:  # 0: as little choice as possible, 1: as much as possible
-            metrics["dream/entropy_norm"] = (ac_metrics["entropy"] - bounds[0]) / (bounds[1] - bounds[0])
         return TrainOutput(loss, losses, self.world_model.rssm.pack(observed.latent), metrics)
 
     def noise(self, b: int, t: int, generator: torch.Generator | None = None) -> Noise:
@@ -204,7 +212,9 @@ class Dreamer(nn.Module):
 
 
 def by_module(dreamer: Dreamer) -> dict[str, Callable[[], Any]]:
-    """Parameters by the names that tables of gradients use: encoder, rssm, decoder, reward, cont, policy, value."""
+    """Parameters by the names that tables of gradients use: encoder, rssm, decoder, reward, cont, policy, value,
+    and those of further losses by theirs."""
     model, agent = dreamer.world_model, dreamer.actor_critic
     modules = {name: getattr(model, name) for name in ("encoder", "rssm", "decoder", "reward", "cont")}
-    return {name: m.parameters for name, m in {**modules, "policy": agent.policy, "value": agent.value}.items()}
+    modules |= {"policy": agent.policy, "value": agent.value, **dreamer.extra}
+    return {name: module.parameters for name, module in modules.items()}

@@ -23,7 +23,7 @@ FOREIGN = {  # what other programs and Lightning's Trainer call it: what it is c
     "env_id": "--env.task",
     "eval_every": "--evaluation.every",
     "fast_dev_run": "--config debug.yaml",
-    "gamma": "--losses.horizon, which is 1 / (1 - gamma)",
+    "gamma": "--discount.horizon, which is 1 / (1 - gamma)",
     "gradient_clip_algorithm": "--optimizer.agc",
     "gradient_clip_val": "--optimizer.agc",
     "learning_rate": "--optimizer.lr",
@@ -47,7 +47,20 @@ HINTS = {  # what is right where an option with options below it was given one v
     "wandb": "; write --wandb.mode disabled, online or offline",
 }
 WAY = r"Parser key \"[^\"]*\":$|Does not validate|Subtypes:|Errors:|Given value|Problem with|.*NoneType"
+
+
+def out_of_range(match: re.Match) -> str:
+    """A number that the parser refuses, and the nearest right one."""
+    value, rule = match.groups()
+    most = re.search(r"v<=(\S+)", rule)
+    if most and float(value) > float(most[1]):
+        return f"{value} is too large; give {most[1]} or less"
+    least = re.search(r"v>=(\S+)", rule)
+    return f"{value} is too small; give {least[1] if least else 1} or more"
+
+
 WORDS = (  # the parser's, and plain ones
+    (r"^(?:Not of type \w+: )?(\S+) does not conform to restriction (.*)", out_of_range),
     (r"[., ]+[Gg]ot (value: )?Namespace\(.*", ""),
     (r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1"),
     (r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),

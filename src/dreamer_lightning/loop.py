@@ -26,7 +26,7 @@ from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.migration import loop_state
+from dreamer_lightning.migration import loop_state, weights
 from dreamer_lightning.sanity import Sanity
 from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
 from dreamer_lightning.store import resume
@@ -269,7 +269,7 @@ class Loop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; ``run`` then goes on from there."""
         state, optimizer = loop_state(state), self.update.optimizer
-        self.dreamer.load_state_dict(state["dreamer"])
+        self.dreamer.load_state_dict(weights(state["dreamer"], self.dreamer.state_dict()))
         optimizer.load_state_dict(state["optimizer"])
         resume.keep_options(optimizer, self.options, state.get("options", self.options))
         self.clocks = Clocks(**state["clocks"])

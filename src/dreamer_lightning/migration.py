@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Iterable
 from typing import Any
 
 # Options of fit that moved: the old place in a config, and the new one; below a class_path the new one has init_args.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "standardize": "world_model.init_args.standardize",
+    "losses.reward_grad": "world_model.init_args.reward_grad",
+    "losses.horizon": "discount.horizon",
+    "losses.contdisc": "discount.contdisc",
+    "imag_length": "actor_critic.init_args.imag_length",
+    "imag_last": "actor_critic.init_args.imag_last",
+    "value_aware": "actor_critic.init_args.value_aware",
+    "actor_gradient": "actor_critic.init_args.gradient",
+    "losses.gradient_mix": "actor_critic.init_args.gradient.init_args.share",
+    "losses.lam": "actor_critic.init_args.lam",
+    "losses.actent": "actor_critic.init_args.actent",
+    "losses.entropy_weight": "actor_critic.init_args.entropy_weight",
+    "losses.slowreg": "actor_critic.init_args.slowreg",
+    "losses.slowtar": "actor_critic.init_args.slowtar",
+    "losses.slow_rate": "actor_critic.init_args.slow_rate",
+    "losses.slow_every": "actor_critic.init_args.slow_every",
+}
+# Values that have another name now, by the old place of their option.
+VALUES: dict[str, dict[Any, str]] = {
+    "actor_gradient": {
+        "reinforce": "dreamer_lightning.nets.gradients.ScoreFunction",
+        "dynamics": "dreamer_lightning.nets.gradients.Pathwise",
+        "mix": "dreamer_lightning.nets.gradients.Mix",
+    }
+}
+# Old places that say nothing where an actor-critic is of this class, which never read them.
+_SLOW = ("losses.slowreg", "losses.slowtar", "losses.slow_rate", "losses.slow_every")
+UNREAD = {
+    "ActorCriticV1": ("value_aware", "actor_gradient", "losses.gradient_mix", "losses.actent", *_SLOW),
+    "ActorCriticV2": ("value_aware", "losses.slowreg"),
+    "ActorCritic2023": ("value_aware",),
+}
+# Options that a class no longer has, by the option that names the class, and its name.
+GONE = {("env", "DMC"): ("log_info",)}
 EPISODES = ("replay.episodes", "replay.prioritize_ends")  # now a class of its own, and an option of that
 
 
@@ -15,18 +50,54 @@ def moved(option: str) -> str:
     return "replay EpisodeReplay" if option == EPISODES[0] else MOVED.get(option, "").replace(".init_args", "")
 
 
+def flags(words: Iterable[tuple[str, str | None]]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Options of an earlier version, as typed, as today's; and a line for each that moved.
+
+    Args:
+        words: options with their dashes and their values.
+    """
+    today, notes = [], []
+    for option, value in words:
+        old = option.removeprefix("--")
+        if old in MOVED:
+            option, value = f"--{moved(old)}", VALUES.get(old, {}).get(value, value) or "true"
+            notes.append(f"--{old} is {option} now")
+        today.append((option, value))
+    kinds = [f"--{moved(old)}" for old in VALUES]  # a class comes before its options
+    return sorted(today, key=lambda word: word[0] not in kinds) if notes else today, notes
+
+
+def listing(values: dict[str, Any], most: int = 3) -> str:
+    """Some of the options of a config that moved, with their new places."""
+    found = [f"{old} is {moved(old)} now" for old in MOVED if _holder(values, old, make=False)]
+    return ", ".join(found[:most]) + (f", and {len(found) - most} more" if len(found) > most else "")
+
+
 def config(values: dict[str, Any]) -> dict[str, Any]:
     """A config of an earlier version as today's options; the same object if nothing in it has moved."""
     found = {old: new for old, new in MOVED.items() if _holder(values, old, make=False)}
+    gone = [
+        f"{part}.init_args.{name}"
+        for (part, kind), names in GONE.items()
+        if _is(values.get(part), kind)
+        for name in names
+    ]
+    gone = [name for name in gone if _holder(values, name, make=False)]
     episodes = any(_holder(values, name, make=False) for name in EPISODES)
-    if not found and not episodes:
+    if not found and not gone and not episodes:
         return values
     values = copy.deepcopy(values)
     if episodes:
         values["replay"] = _replay(values["replay"])
+    for name in gone:
+        del _holder(values, name, make=False)[name.rpartition(".")[2]]
+    unread = {old for kind, names in UNREAD.items() if _is(values.get("actor_critic"), kind) for old in names}
+    if values.get("actor_gradient", "mix") != "mix":
+        unread.add("losses.gradient_mix")
     for old, new in found.items():
         value = _holder(values, old, make=False).pop(old.rpartition(".")[2])
-        _holder(values, new, make=True)[new.rpartition(".")[2]] = value
+        if old not in unread:
+            _holder(values, new, make=True)[new.rpartition(".")[2]] = VALUES.get(old, {}).get(value, value)
     return values
 
 
@@ -38,11 +109,19 @@ def _replay(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _is(part: Any, kind: str) -> bool:
+    """Whether a part of a config names a class of that name."""
+    path = part.get("class_path") if isinstance(part, dict) else part
+    return str(path).rpartition(".")[2] == kind
+
+
 def _holder(values: dict[str, Any], name: str, make: bool) -> dict[str, Any]:
     """The mapping in which a dotted option lies; if it is not to be made, an empty one where the option is absent."""
     *groups, last = name.split(".")
     for group in groups:
         inner = values.setdefault(group, {}) if make else values.get(group)
+        if make and isinstance(inner, str):  # a class without options
+            inner = values[group] = {"class_path": inner}
         if not isinstance(inner, dict):
             return {}
         values = inner
@@ -74,3 +153,16 @@ def replay_state(manifest: dict[str, Any]) -> dict[str, Any]:
     generator = torch.frombuffer(bytearray.fromhex(manifest["sampler"]["generator"]), dtype=torch.uint8)
     kept = {name: manifest[name] for name in ("streams", "slots", "total", "first", "entries")}
     return {**kept, "queue": manifest["sampler"]["queue"], "generator": generator}
+
+
+def weights(saved: dict[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """The weights of a checkpoint by name, without the slow critic that V1 kept and never read.
+
+    Args:
+        saved: weights by name.
+        own: names of the agent's.
+    """
+    slow = "actor_critic.slow_critic."
+    if any(name.startswith(slow) for name in own):
+        return saved
+    return {name: value for name, value in saved.items() if not name.startswith(slow)}

@@ -26,6 +26,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
+from jsonargparse.typing import NonNegativeFloat as NonNegativeFloat
+from jsonargparse.typing import NonNegativeInt as NonNegativeInt
+from jsonargparse.typing import PositiveInt as PositiveInt
 from torch import Tensor
 
 from dreamer_lightning.errors import BadNumbers as BadNumbers
@@ -224,6 +228,31 @@ class Size:
         """``1m`` to ``400m`` by the width of the deterministic state, as configs/size has them; else that width."""
         names = {512: "1m", 2048: "12m", 3072: "25m", 4096: "50m", 6144: "100m", 8192: "200m", 12288: "400m"}
         return names.get(self.deter, f"d{self.deter}")
+
+
+@dataclass(frozen=True)
+class Discount:
+    """How much a later reward counts.
+
+    Args:
+        horizon: effective horizon in agent steps, 1/(1-gamma).
+        contdisc: the continue head learns the discount too, which then is not applied again in dreams.
+
+    Raises:
+        UserError: a horizon of less than one step.
+    """
+
+    horizon: float = 333.0
+    contdisc: bool = True
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise UserError(f"--discount.horizon: {self.horizon:g} is too small; give 1 or more")
+
+    @property
+    def gamma(self) -> float:
+        """The factor for each step."""
+        return 1 - 1 / self.horizon
 
 
 Losses = dict[str, Tensor]

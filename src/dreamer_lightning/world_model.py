@@ -1,7 +1,8 @@
-"""The world model: what was seen becomes a latent, which tells what was seen, what was earned, whether life goes on."""
+"""The world model: observations become latents, from which it predicts observations, rewards and continuation."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
@@ -15,40 +16,78 @@ from torch import Tensor, nn
 from dreamer_lightning.nets.decoders import Decoder, DictDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, Encoder
 from dreamer_lightning.nets.heads import BinaryHead, Head, TwoHotHead
+from dreamer_lightning.nets.outputs import Output
 from dreamer_lightning.nets.rssm import BlockRSSM, Policy
 from dreamer_lightning.nets.standardize import Standardize
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.types import Latent, Losses, Metrics, Specs
+from dreamer_lightning.types import Discount, Latent, Losses, Metrics, Specs
 
 RewardHead = partial(TwoHotHead, layers=1)
 SCALES = {"recon": 1.0, "reward": 1.0, "cont": 1.0, "dyn": 1.0, "rep": 0.1}
 
 
 class Observed(NamedTuple):
-    """What the world model made of a batch: posterior latents [b, t, .] and, as tensors, their two logits."""
+    """What the world model made of a batch [b, t].
+
+    Args:
+        latent: posterior latents [b, t, .]; ``latent.feat`` is what the heads see.
+        post_logits: parameters of the posterior.
+        prior_logits: parameters of the prior.
+        embed: the encoder's output [b, t, e].
+        outputs: predictions by the name of their loss: ``recon/NAME``, ``reward``, ``cont``.
+    """
 
     latent: Latent
     post_logits: Tensor
     prior_logits: Tensor
+    embed: Tensor
+    outputs: dict[str, Output]
+
+
+class ExtraLoss(nn.Module, ABC):
+    """A loss beside the world model's own, which trains the latents and its own parameters.
+
+    Args:
+        specs: observations and actions.
+        feat_dim: size of ``feat``.
+        embed_dim: size of the encoder's output.
+        scale: factor on the mean loss.
+    """
+
+    def __init__(self, specs: Specs, feat_dim: int, embed_dim: int, *, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+
+    @abstractmethod
+    def forward(self, records: dict[str, Any], observed: Observed) -> Float[Tensor, "b t"]:
+        """The loss of each step, not reduced.
+
+        Args:
+            records: records [b, t, ...]: ``obs`` by name, ``prev_action``, ``reward`` and flags.
+            observed: what the world model made of them.
+        """
 
 
 class WorldModel(L.LightningModule):
     """Encoder, RSSM, decoder, reward and continue heads, with their losses.
 
     Args:
-        specs: observations and actions (or the dict that ``save_hyperparameters`` made of them).
+        specs: observations and actions (or, as for ``discount``, the dict that ``L.Trainer`` saves).
         encoder: from specs, a network that turns observations into ``embed``.
         rssm: from the sizes of action and ``embed``, the recurrent model.
         decoder: from specs and the sizes of ``deter`` and ``stoch``, a network that gives an output per observation.
         reward: from the size of ``feat``, the reward head.
         cont: from the size of ``feat``, the continue head.
-        horizon: effective horizon 1/(1-gamma), in agent steps.
-        contdisc: the continue head learns the discount too: its target is ``(1 - is_terminal) (1 - 1/horizon)``.
+        discount: with ``contdisc``, the continue head's target is ``(1 - is_terminal) gamma``.
         reward_grad: the reward loss shapes the latents.
-        standardize: vectors come to the networks with mean 0 and standard deviation 1, see ``Standardize``.
-        optimizer: used by ``L.Trainer`` alone; the training loop has one optimizer for everything.
-        scales: factor on each loss, used by ``L.Trainer`` alone.
+        standardize: bring vectors to mean 0 and standard deviation 1 by running statistics (not in the papers).
+
+    Attributes:
+        optimizer: from parameters, the optimizer of ``L.Trainer``; the training loop has one for everything.
+        scales: factor on each loss for ``L.Trainer``; the training loop takes the agent's.
     """
+
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
     def __init__(
         self,
@@ -59,33 +98,23 @@ class WorldModel(L.LightningModule):
         decoder: Callable[[Specs, int, int], Decoder] = DictDecoder,
         reward: Callable[[int], Head] = RewardHead,
         cont: Callable[[int], Head] = BinaryHead,
-        horizon: float = 333.0,
-        contdisc: bool = True,
+        discount: Discount | dict[str, Any] = Discount(),
         reward_grad: bool = True,
         standardize: bool = False,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = LaProp,
-        scales: dict[str, float] | None = None,
     ):
         super().__init__()
         specs = specs if isinstance(specs, Specs) else Specs.from_dict(specs)
-        self.save_hyperparameters(
-            {
-                "specs": asdict(specs),
-                "horizon": horizon,
-                "contdisc": contdisc,
-                "reward_grad": reward_grad,
-                "standardize": standardize,
-                "scales": scales,
-            }
-        )
-        self.specs, self.horizon, self.contdisc, self.reward_grad = specs, horizon, contdisc, reward_grad
+        discount = discount if isinstance(discount, Discount) else Discount(**discount)
+        self.save_hyperparameters("reward_grad", "standardize")
+        self.hparams.update(specs=asdict(specs), discount=asdict(discount))
+        self.specs, self.discount, self.reward_grad = specs, discount, reward_grad
         self.standardize = Standardize(specs) if standardize else None
         self.encoder = encoder(specs)
         self.rssm = rssm(specs.action_dim, self.encoder.embed_dim)
         self.decoder = decoder(specs, self.rssm.deter_dim, self.rssm.stoch_dim)
         self.feat_dim = self.rssm.deter_dim + self.rssm.stoch_dim
         self.reward, self.cont = reward(self.feat_dim), cont(self.feat_dim)
-        self.optimizer, self.scales = optimizer, {**SCALES, **(scales or {})}
+        self.optimizer, self.scales = LaProp, dict(SCALES)
 
     def forward(
         self, records: dict[str, Any], carry: Latent, noise: Shaped[Tensor, "b t ..."]
@@ -101,16 +130,21 @@ class WorldModel(L.LightningModule):
             Unreduced losses [b, t], the latents with their logits, and metrics.
         """
         obs, is_first = self.scaled(records["obs"]), records["is_first"]
-        latent, post_logits = self.rssm.observe(carry, records["prev_action"], self.encoder(obs), is_first, noise)
+        embed = self.encoder(obs)
+        latent, post_logits = self.rssm.observe(carry, records["prev_action"], embed, is_first, noise)
         prior_logits = self.rssm.prior(latent.deter)
         losses, metrics = self.rssm.loss(post_logits, prior_logits)
+        outputs = {}
         for key, output in self.decoder(latent).items():
+            outputs[f"recon/{key}"] = output
             losses[f"recon/{key}"] = output.loss(obs[key])
         feat = latent.feat
-        losses["reward"] = self.reward(feat if self.reward_grad else feat.detach()).loss(records["reward"])
-        losses["cont"] = self.cont(feat).loss(self.cont_target(records["is_terminal"]))
+        outputs["reward"] = self.reward(feat if self.reward_grad else feat.detach())
+        losses["reward"] = outputs["reward"].loss(records["reward"])
+        outputs["cont"] = self.cont(feat)
+        losses["cont"] = outputs["cont"].loss(self.cont_target(records["is_terminal"]))
         assert all(loss.shape == is_first.shape for loss in losses.values())
-        return losses, Observed(latent, post_logits, prior_logits), metrics
+        return losses, Observed(latent, post_logits, prior_logits, embed, outputs), metrics
 
     def scaled(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Observations as encoder and decoder see them; the running statistics learn from them in training."""
@@ -131,7 +165,7 @@ class WorldModel(L.LightningModule):
 
     def cont_target(self, is_terminal: Tensor) -> Tensor:
         """Probability that life goes on: the target of the continue head."""
-        return (~is_terminal).float() * ((1 - 1 / self.horizon) if self.contdisc else 1.0)
+        return (~is_terminal).float() * (self.discount.gamma if self.discount.contdisc else 1.0)
 
     # What the actor-critic asks of its dynamics.
 

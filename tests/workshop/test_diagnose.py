@@ -70,8 +70,8 @@ def test_a_healthy_run_is_eight_lines_of_ok(tmp_path: Path):
     [
         ({"score": 0.0}, "reward seen", "in 0 of 20 episodes"),
         ({"loss/dyn": 1.0}, "KL of posterior and prior", "rssm.free_nats"),
-        ({"dream/entropy_norm": 0.99}, "action entropy", "a smaller losses.actent"),
-        ({"dream/entropy_norm": 0.001}, "action entropy", "a larger losses.actent"),
+        ({"dream/entropy_norm": 0.99}, "action entropy", "a smaller actor_critic.actent"),
+        ({"dream/entropy_norm": 0.001}, "action entropy", "a larger actor_critic.actent"),
         ({"dream/return_scale": 1.0}, "scale of returns", "larger rewards"),
         ({"gap/value_corr": -0.1}, "correlation of value and return", "repval"),
         ({"ratio": 300}, "train ratio", "updates are missing"),

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 import dreamer_lightning
+import tiny
 from dreamer_lightning import cli, config
+from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop.sweep import parse_seeds
 
@@ -134,7 +136,8 @@ def test_the_wandb_sweep_calls_fit_with_options_that_exist():
     command = [word for part in spec["command"] for word in values.get(part, [part])]
     assert command[:3] == ["-m", "dreamer_lightning", "fit"]
     options = config.parse("fit", command[3:])[1]
-    assert (options["env"].task, options["seed"], options["actor_gradient"]) == ("reacher_easy", 2, "dynamics")
+    assert (options["env"].task, options["seed"]) == ("reacher_easy", 2)
+    assert type(options["actor_critic"](tiny.SPECS, 4).gradient) is Pathwise
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -33,7 +33,17 @@ from dreamer_lightning.commands.checks import check_numbers, check_optimizer, ch
 from dreamer_lightning.commands.devices import build_fabric, hardware, repeatable
 from dreamer_lightning.commands.extras import check_callbacks, check_loggers
 from dreamer_lightning.commands.initialise import check_shapes, load_fitting
-from dreamer_lightning.commands.networks import build_dreamer, parts
+from dreamer_lightning.commands.networks import (
+    ActorCriticFactory,
+    DecoderFactory,
+    EncoderFactory,
+    HeadFactory,
+    PolicyFactory,
+    RSSMFactory,
+    WorldModelFactory,
+    build_dreamer,
+    parts,
+)
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
     CollectorOptions,
@@ -51,27 +61,25 @@ from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.loop import Loop
-from dreamer_lightning.nets.decoders import Decoder
-from dreamer_lightning.nets.encoders import Encoder
-from dreamer_lightning.nets.heads import Head, PolicyHead
-from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.schedule import Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
-from dreamer_lightning.types import Count, Size, Specs, UserError
+from dreamer_lightning.types import Count, Discount, Size, UserError
 from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
+from dreamer_lightning.world_model import WorldModel
 
 
 def fit(
     env: EnvFactory,
-    encoder: Callable[[Specs], Encoder],
-    rssm: Callable[[int, int], RSSM],
-    decoder: Callable[[Specs, int, int], Decoder],
-    reward: Callable[[int], Head],
-    cont: Callable[[int], Head],
-    policy: Callable[[int, Specs], PolicyHead],
-    value: Callable[[int], Head],
+    encoder: EncoderFactory,
+    rssm: RSSMFactory,
+    decoder: DecoderFactory,
+    reward: HeadFactory,
+    cont: HeadFactory,
+    policy: PolicyFactory,
+    value: HeadFactory,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-    actor_critic: type[ActorCritic] = ActorCritic,
+    world_model: WorldModelFactory = WorldModel,
+    actor_critic: ActorCriticFactory = ActorCritic,
     seed: int = 0,
     run_dir: str | None = None,
     resume: str | None = None,
@@ -91,12 +99,8 @@ def fit(
     deterministic: bool = False,
     compile: bool = False,
     cuda_graph: bool = False,
-    imag_length: int = 15,
-    imag_last: int = 0,
-    actor_gradient: Literal["reinforce", "dynamics", "mix"] = "reinforce",
-    value_aware: Literal["latents", "critic", "off"] = "latents",
-    standardize: bool = False,
     size: Size = Size(),
+    discount: Discount = Discount(),
     losses: LossOptions = LossOptions(),
     replay: ReplayFactory = Replay,
     collector: CollectorOptions = CollectorOptions(),
@@ -122,7 +126,8 @@ def fit(
         policy: from the size of feat and the specs, the policy head.
         value: from the size of feat, the value head.
         optimizer: from the parameters, the optimizer of everything.
-        actor_critic: the class of their losses: ActorCritic (V3), or another from dreamer_lightning.versions.
+        world_model: by class_path, WorldModel or your own; it is made of encoder, rssm, decoder, reward and cont.
+        actor_critic: by class_path, ActorCritic (V3), another of dreamer_lightning.versions or your own.
         seed: of networks, environments, replay and noise; each has its own generator.
         run_dir: folder of this run; None: runs/TASK-SIZE-sSEED-TIME below the current folder.
         resume: run folder to go on with, under its own config; options such as --env_steps may extend it.
@@ -142,13 +147,9 @@ def fit(
         deterministic: same seed, same numbers on a GPU too, at some cost of speed; on a CPU they are in any case.
         compile: let torch.compile make the training forward; for GPUs, and several of them, where cuda_graph cannot be.
         cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
-        imag_length: agent steps dreamed from each start state.
-        imag_last: start states per sequence, its last ones; 0: all. Also limits the replay value loss; 1 leaves none.
-        actor_gradient: reinforce (score function), dynamics (backpropagation through the dream) or mix.
-        value_aware: the replay value loss trains critic and latents (latents), the critic alone (critic), or is off.
-        standardize: bring vectors to mean 0 and standard deviation 1 by running statistics (not in the papers).
         size: network sizes that configs refer to as ${size.units} and so on.
-        losses: scales and coefficients of the losses.
+        discount: how much a later reward counts, for world model and actor-critic.
+        losses: scales of the losses, and further losses.
         replay: the replay buffer: dreamer_lightning.data.Replay, EpisodeReplay (V1, V2) or your own.
         collector: how environment steps are gathered.
         evaluation: evaluation in a separate environment.

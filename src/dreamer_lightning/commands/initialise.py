@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dreamer_lightning import migration
 from dreamer_lightning.commands.networks import misfits
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.store import atomic, runfolder
@@ -72,7 +73,7 @@ def check_shapes(dreamer: Dreamer, checkpoint: Path) -> None:
     Raises:
         UserError: names tensors and both shapes.
     """
-    wrong = misfits(dreamer, read_weights(str(checkpoint)))
+    wrong = misfits(dreamer, migration.weights(read_weights(str(checkpoint)), dreamer.state_dict()))
     if wrong:
         raise UserError(
             f"--resume: {checkpoint.name} has other shapes ({wrong}); drop the options that change the networks, or "

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning import migration
+from dreamer_lightning.actor_critic import AbstractActorCritic
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
+from dreamer_lightning.nets.decoders import Decoder
+from dreamer_lightning.nets.encoders import Encoder
+from dreamer_lightning.nets.heads import Head, PolicyHead
+from dreamer_lightning.nets.rssm import RSSM
 from dreamer_lightning.optim import Parts
-from dreamer_lightning.types import Specs, UserError
+from dreamer_lightning.types import Discount, Specs, UserError
 from dreamer_lightning.world_model import WorldModel
+
+EncoderFactory = Callable[[Specs], Encoder]
+RSSMFactory = Callable[[int, int], RSSM]
+DecoderFactory = Callable[[Specs, int, int], Decoder]
+HeadFactory = Callable[[int], Head]
+PolicyFactory = Callable[[int, Specs], PolicyHead]
+
+
+class WorldModelFactory(Protocol):
+    """Makes a world model of networks; what else its class takes is its own."""
+
+    def __call__(
+        self,
+        specs: Specs,
+        *,
+        encoder: EncoderFactory,
+        rssm: RSSMFactory,
+        decoder: DecoderFactory,
+        reward: HeadFactory,
+        cont: HeadFactory,
+        discount: Discount,
+    ) -> WorldModel: ...
+
+
+class ActorCriticFactory(Protocol):
+    """Makes an actor-critic of heads; what else its class takes is its own."""
+
+    def __call__(
+        self, specs: Specs, feat_dim: int, *, policy: PolicyFactory, value: HeadFactory, discount: Discount
+    ) -> AbstractActorCritic: ...
 
 
 def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
@@ -22,23 +56,14 @@ def build_dreamer(specs: Specs, options: dict[str, Any]) -> Dreamer:
         specs: of the environment.
         options: the options of ``fit`` by name, those of the loop among them are not used.
     """
+    names, discount = ("encoder", "rssm", "decoder", "reward", "cont"), options["discount"]
+    model = options["world_model"](specs, **{name: options[name] for name in names}, discount=discount)
+    heads = {name: options[name] for name in ("policy", "value")}
+    agent = options["actor_critic"](specs, model.feat_dim, **heads, discount=discount)
     losses = options["losses"]
-    model = WorldModel(
-        specs,
-        **{name: options[name] for name in ("encoder", "rssm", "decoder", "reward", "cont")},
-        horizon=losses.horizon,
-        contdisc=losses.contdisc,
-        reward_grad=losses.reward_grad,
-        standardize=options["standardize"],
-    )
-    names = ("policy", "value", "imag_length", "imag_last", "value_aware")
-    kind: type[ActorCritic] = options["actor_critic"]
-    gradients = {"reinforce": ScoreFunction, "dynamics": Pathwise, "mix": partial(Mix, losses.gradient_mix)}
-    given = (
-        {name: options[name] for name in names} | losses.returns | {"gradient": gradients[options["actor_gradient"]]}
-    )
-    actor_critic = kind(specs, model.feat_dim, **given)
-    return Dreamer(model, actor_critic, losses.scales, total=losses.total())
+    embed_dim = model.encoder.embed_dim
+    extra = {name: make(specs, model.feat_dim, embed_dim) for name, make in (losses.extra or {}).items()}
+    return Dreamer(model, agent, losses.scales, losses.total(), extra)
 
 
 def parts(dreamer: Dreamer) -> Parts:
@@ -61,6 +86,7 @@ def load_weights(dreamer: Dreamer, weights: dict[str, Tensor], run: str) -> None
     Raises:
         UserError: tensors of other names or shapes; names some.
     """
+    weights = migration.weights(weights, dreamer.state_dict())
     wrong = misfits(dreamer, weights)
     if wrong:
         raise UserError(f"--run: the checkpoint in '{run}' does not fit its config.yaml ({wrong})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,9 +13,9 @@ from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
 
 from dreamer_lightning.data.explore import Exploration
 from dreamer_lightning.data.replay import Replay
-from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.totals import Total
 from dreamer_lightning.types import Count, Specs
+from dreamer_lightning.world_model import ExtraLoss
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -34,9 +34,15 @@ class Duration(float):
         return super().__new__(cls, float(match[1]) * SECONDS[match[2]])
 
 
+class ExtraLossFactory(Protocol):
+    """Makes a further loss; what else its class takes is its own."""
+
+    def __call__(self, specs: Specs, feat_dim: int, embed_dim: int) -> ExtraLoss: ...
+
+
 @dataclass
 class LossOptions:
-    """Scales and coefficients of the losses.
+    """Scales of the losses, and further losses.
 
     Args:
         recon: scale of each reconstruction loss (one per decoded observation).
@@ -47,20 +53,9 @@ class LossOptions:
         policy: scale of the policy loss.
         value: scale of the value loss on dreams.
         repval: scale of the value loss on replayed states.
-        horizon: effective horizon in agent steps, 1/(1-gamma).
-        lam: lambda of the lambda-returns, 0 (one step) to 1 (whole trajectory).
-        actent: entropy bonus of the policy, per nat.
-        entropy_weight: from actent, what gives the bonus at each update: ConstantWeight, or EntropyTarget, which holds
-            the entropy near a target (dreamer_lightning.nets.entropy).
-        slowreg: weight of the value's pull towards the slow critic.
-        slow_rate: fraction of the critic that moves into the slow critic at each update.
-        slow_every: updates between two such moves.
-        slowtar: bootstrap dreamed returns from the slow critic instead of the critic.
-        gradient_mix: share of the score function when actor_gradient is mix, 0 to 1.
-        contdisc: the continue head learns the discount too, which then is not applied again in dreams.
-        reward_grad: the reward loss shapes the latents.
         total: makes one scalar of all losses: Total, their sum, or Harmony, which learns weights for reconstruction,
             reward and KL (dreamer_lightning.nets.totals).
+        extra: losses of your own: each a name, and a class of ExtraLoss by class_path, with its scale in init_args.
     """
 
     recon: float = 1.0
@@ -71,41 +66,13 @@ class LossOptions:
     policy: float = 1.0
     value: float = 1.0
     repval: float = 0.3
-    horizon: float = 333.0
-    lam: float = 0.95
-    actent: float = 3e-4
-    entropy_weight: Callable[[float], EntropyWeight] = ConstantWeight
-    slowreg: float = 1.0
-    slow_rate: float = 0.02
-    slow_every: int = 1
-    slowtar: bool = False
-    gradient_mix: float = 0.1
-    contdisc: bool = True
-    reward_grad: bool = True
     total: Callable[[], Total] = Total
+    extra: dict[str, ExtraLossFactory] | None = None
 
     @property
     def scales(self) -> dict[str, float]:
         """Factor on each loss; ``recon`` holds for every decoded observation."""
-        names = ("recon", "reward", "cont", "dyn", "rep", "policy", "value", "repval")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def returns(self) -> dict[str, Any]:
-        """The actor-critic's options among these; what holds in dreams holds on replay."""
-        names = (
-            "horizon",
-            "contdisc",
-            "lam",
-            "actent",
-            "entropy_weight",
-            "slowreg",
-            "slowtar",
-            "slow_rate",
-            "slow_every",
-        )
-        own = {name: getattr(self, name) for name in names}
-        return {**own, "replay_lam": self.lam, "replay_slowreg": self.slowreg}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("total", "extra")}
 
 
 class ReplayFactory(Protocol):

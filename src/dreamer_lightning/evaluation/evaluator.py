@@ -144,7 +144,7 @@ def compare(dreamer, episodes: list[Episode], count: int, generator: torch.Gener
         generator: draws the dreams.
     """
     starts = choose_starts(episodes, count)
-    device, discount = device_of(dreamer), 1 - 1 / dreamer.world_model.horizon
+    device, discount = device_of(dreamer), dreamer.world_model.discount.gamma
     state = stack_states(starts, device)
     reach = min(max(ERROR_STEPS), int(remaining(starts).max()))
     actions = stack_actions(starts, reach, device)

@@ -102,12 +102,13 @@ class Dreams:
 
 def going_on(world_model, cont: Tensor) -> Tensor:
     """Probability that the episode goes on, from what the continue head says (which may contain the discount)."""
-    return (cont / (1 - 1 / world_model.horizon)).clamp(max=1) if world_model.contdisc else cont
+    discount = world_model.discount
+    return (cont / discount.gamma).clamp(max=1) if discount.contdisc else cont
 
 
 def to_dreams(world_model, imagined) -> Dreams:
     """What ``Dreamer.imagine`` gave, as numpy; ``survive`` contains the discount once, wherever it comes from."""
-    discount = 1.0 if world_model.contdisc else 1 - 1 / world_model.horizon
+    discount = 1.0 if world_model.discount.contdisc else world_model.discount.gamma
     return Dreams(
         reward=imagined.reward.double().cpu().numpy(),
         survive=imagined.cont.double().cpu().numpy() * discount,

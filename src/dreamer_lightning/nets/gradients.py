@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.outputs import Output
+from dreamer_lightning.types import ClosedUnitInterval
 
 
 class ActorGradient(nn.Module, ABC):
@@ -65,7 +66,7 @@ class Mix(ActorGradient):
 
     needs_gradient = True
 
-    def __init__(self, share: float = 0.1):
+    def __init__(self, share: ClosedUnitInterval = 0.1):
         super().__init__()
         self.share = share
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from dreamer_lightning import migration
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.atomic import fingerprint, write_atomic
 
@@ -44,14 +45,22 @@ def is_run(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """The resolved config of a run, with today's options.
 
     Raises:
         UserError: the folder holds no run.
     """
     if not is_run(folder):
         raise UserError(f"'{folder}' is not a run folder (it has no {CONFIG})")
-    return yaml.safe_load((folder / CONFIG).read_text()) or {}
+    return migration.config(yaml.safe_load((folder / CONFIG).read_text()) or {})
+
+
+def class_of(part: Any) -> tuple[str, dict[str, Any]]:
+    """The name of a class that a config names, without its module, and its options."""
+    if isinstance(part, str):
+        part = {"class_path": part}
+    part = part or {}
+    return part.get("class_path", "").rpartition(".")[2], part.get("init_args") or {}
 
 
 def checkpoint_name(env_step: int, update: int) -> str:

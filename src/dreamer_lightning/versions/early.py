@@ -1,56 +1,37 @@
-"""What the versions before the current DreamerV3 share."""
+"""What the versions before the current DreamerV3 share.
+
+They learn in dreams alone, and know of the first state of a dream, which was seen, whether life goes on there.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import ActorCritic, Dynamics
-from dreamer_lightning.types import Latent, Losses, Metrics, UserError
+from dreamer_lightning.actor_critic import AbstractActorCritic
+from dreamer_lightning.types import Losses, UserError
 
 
-class EarlyActorCritic(ActorCritic):
-    """Learns in dreams alone, and knows of their first states, which were seen, whether life goes on there.
+def first_cont(agent: AbstractActorCritic, is_terminal: Bool[Tensor, "b t"]) -> Float[Tensor, "n 1"]:
+    """What the continue head should say at the states where dreams begin."""
+    alive = ~is_terminal[:, -agent.last(is_terminal.shape[1]) :]
+    return alive.reshape(-1, 1).float() * (agent.discount / agent.dream_discount)
 
-    There is no replay value loss: ``value_aware`` and ``start_grad`` have no effect.
 
-    Args: as ``ActorCritic``.
+def by_start(losses: Losses, is_terminal: Bool[Tensor, "b t"]) -> Losses:
+    """Means over dreams [n, .], as [b, k]."""
+    return {key: value.mean(-1).view(len(is_terminal), -1) for key, value in losses.items()}
+
+
+def check_length(agent: AbstractActorCritic) -> None:
+    """Whether dreams leave a state to learn at; in V1 and V2 their last one only bootstraps.
+
+    Raises:
+        UserError: they are too short.
     """
-
-    shortest = 2  # dreams of fewer steps leave no state to learn at
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        if self.imag_length < self.shortest:
-            raise UserError(f"imag_length={self.imag_length} is too short for {type(self).__name__}: give 2 or more")
-
-    def forward(
-        self,
-        latent: Latent,
-        records: dict[str, Any],
-        dynamics: Dynamics,
-        noise: tuple[Shaped[Tensor, "n h ..."], Float[Tensor, "n h+1 a"]],
-    ) -> tuple[Losses, Metrics]:
-        """As ``ActorCritic.forward``, without ``repval``."""
-        b, t = records["is_first"].shape
-        k = min(self.imag_last or t, t)
-        start = latent.map(lambda x: x[:, -k:].reshape(b * k, -1)).detach()
-        alive = (~records["is_terminal"][:, -k:]).reshape(b * k, 1)
-        dream = self.imagine(start, dynamics, *noise)
-        cont = torch.cat([self.seen(alive), self.dreamed(dream.cont[:, 1:])], 1)
-        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
-        return {key: value.mean(-1).view(b, k) for key, value in losses.items()}, metrics
-
-    def seen(self, alive: Tensor) -> Float[Tensor, "n 1"]:
-        """What the continue head should say at the first states."""
-        return alive.float() * (self.discount / self.dream_discount)
-
-    def dreamed(self, cont: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
-        """What is made of what it says at the dreamed ones."""
-        return cont
+    if agent.imag_length < 2:
+        raise UserError(f"imag_length={agent.imag_length} is too short for {type(agent).__name__}: give 2 or more")
 
 
 def arriving(x: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:

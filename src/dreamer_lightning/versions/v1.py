@@ -8,36 +8,42 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import Dream
+from dreamer_lightning.actor_critic import AbstractActorCritic, Dream, Dynamics, Noise
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import Losses, Metrics, UserError
-from dreamer_lightning.versions.early import EarlyActorCritic, arriving, shifted_weight
+from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.versions.early import arriving, by_start, check_length, first_cont, shifted_weight
 
 
-class ActorCriticV1(EarlyActorCritic):
+class ActorCriticV1(AbstractActorCritic):
     """DreamerV1's losses. For states 1 to H of a dream (its first, which was seen, has none)::
 
         R_j = r_j + live_j [(1 - lam) v_{j+1} + lam R_{j+1}],    R_H = v_H,    live_j = gamma cont_j
         w_1 = 1, w_j = w_{j-1} live_{j-1}
         policy: -mean_{j<H} w_j R_j        value: mean_{j<H} w_j (v_j - R_j)^2 / 2 (and a constant)
 
-    There is no slow critic and no entropy bonus, and nothing is normalised: ``slow_rate``, ``slowreg``, ``slowtar``,
-    ``actent`` and the normalisers have no effect.
+    There is no slow critic, no entropy bonus and no normalisation, and the actor learns through the dynamics alone.
 
-    Args: as ``ActorCritic``.
     Source: danijar/dreamer@56d4d44 dreamer.py; Hafner et al. 2020, equations 6 to 8.
     """
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        if not isinstance(self.gradient, Pathwise):
-            raise UserError("actor_gradient: DreamerV1's actor learns by dynamics alone")
+        check_length(self)
+        self.gradient = Pathwise()
 
-    def dream_losses(
-        self, dream: Dream, update: bool = True, start: Tensor | None = None
-    ) -> tuple[Losses, Metrics, Float[Tensor, "n h-1"]]:
+    def forward(
+        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+    ) -> tuple[Losses, Metrics]:
+        """``policy`` and ``value`` [b, k], and metrics."""
+        terminal = records["is_terminal"]
+        dream = self.imagine(self.start(latent).detach(), dynamics, *noise)
+        cont = torch.cat([first_cont(self, terminal), dream.cont[:, 1:]], 1)
+        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
+        return by_start(losses, terminal), metrics
+
+    def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h-1"]]:
         """Policy and value losses [n, h-1], and the lambda-returns of states 1 to h-1."""
         feat, live = dream.feat[:, 1:], dream.cont[:, 1:] * self.dream_discount
         boot = frozen(self.value)(feat).pred()
@@ -51,8 +57,3 @@ class ActorCriticV1(EarlyActorCritic):
             adv = ret - boot[:, :-1]
         ret = ret.detach()
         return losses, self.metrics(dream, ret, adv, boot.detach(), weight, entropy, torch.ones_like(ret[0, 0])), ret
-
-    @torch.no_grad()
-    def update_slow_critic(self) -> None:
-        """Only counts: nothing reads the copy."""
-        self.updates += 1

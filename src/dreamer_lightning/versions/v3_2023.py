@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import Dream
+from dreamer_lightning.actor_critic import Dream, Dynamics, Noise, NormalizedActorCritic
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.outputs import Output
-from dreamer_lightning.versions.early import EarlyActorCritic
+from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.versions.early import by_start, first_cont
 
 
-class ActorCritic2023(EarlyActorCritic):
+class ActorCritic2023(NormalizedActorCritic):
     """DreamerV3's losses as they were in 2023. Returns, weights and the critic's loss are those of ``ActorCritic``, but
 
     - dreams end for sure where the continue head thinks that more likely than not, and never elsewhere;
-    - the first state's cont is the true one;
+    - the first state's cont is the true one, and there is no loss on replayed steps;
     - through the dynamics the actor climbs the advantage, ``(R_j - v_j) / S``, with a gradient through both: a state
       that it brought about raises the baseline, too.
 
-    Args: as ``ActorCritic``.
     Source: danijar/dreamerv3@8fa35f8 dreamerv3/agent.py.
     """
 
-    shortest = 1
-
-    def dreamed(self, cont: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
-        return (cont > 0.5).float()
+    def forward(
+        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+    ) -> tuple[Losses, Metrics]:
+        """``policy`` and ``value`` [b, k], and metrics."""
+        terminal = records["is_terminal"]
+        dream = self.imagine(self.start(latent).detach(), dynamics, *noise)
+        cont = torch.cat([first_cont(self, terminal), (dream.cont[:, 1:] > 0.5).float()], 1)
+        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
+        return by_start(losses, terminal), metrics
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
+        """As in today's version, of the advantage with its gradient where the gradient runs through the dream."""
         if self.gradient.needs_gradient:
             _, scale = self.return_norm.stats()
             ret = ret - frozen(self.value)(dream.feat[:, :-1]).pred() / scale

@@ -13,7 +13,7 @@ import numpy as np
 from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.metrics import read_rows, series
-from dreamer_lightning.store.runfolder import METRICS, read_config
+from dreamer_lightning.store.runfolder import METRICS, class_of, read_config
 
 MODEL_LOSSES = ("loss/reward", "loss/cont", "loss/dyn", "loss/rep")  # and those of ``loss/recon/``
 Metric = dict[str, np.ndarray]  # by name, the values that are there, oldest first
@@ -99,7 +99,7 @@ def reward(metrics: Metric, config: dict[str, Any]) -> Finding:
     seen = int((scores != 0).sum())
     value = f"in {seen} of {len(scores)} episodes" if len(scores) else "no episode has ended yet"
     value += f", last returns {', '.join(f'{score:.4g}' for score in scores[-3:])}" if len(scores) else ""
-    advice = "more env steps, more envs (num_envs), a random start (prefill), more entropy (losses.actent)"
+    advice = "more env steps, more envs (num_envs), a random start (prefill), more entropy (actor_critic.actent)"
     return Finding("reward seen", value, "in some", advice, (seen == 0) if len(scores) else None)
 
 
@@ -118,9 +118,9 @@ def entropy(metrics: Metric, config: dict[str, Any]) -> Finding:
     value = late(metrics, "dream/entropy_norm")
     low = not math.isnan(value) and value < 0.005
     advice = (
-        "a larger losses.actent: the policy stopped exploring"
+        "a larger actor_critic.actent: the policy stopped exploring"
         if low
-        else "a smaller losses.actent, or more updates: it acts at random"
+        else "a smaller actor_critic.actent, or more updates: it acts at random"
     )
     wrong = None if math.isnan(value) else low or value > 0.95
     return Finding("action entropy", shown(value), "0.005 to 0.95 of the possible range", advice, wrong)
@@ -128,9 +128,9 @@ def entropy(metrics: Metric, config: dict[str, Any]) -> Finding:
 
 def return_scale(metrics: Metric, config: dict[str, Any]) -> Finding:
     value = late(metrics, "dream/return_scale")
-    advice = "larger rewards, or a larger losses.horizon: all dreams are worth the same, the actor has no direction"
+    advice = "larger rewards, or a larger discount.horizon: all dreams are worth the same, the actor has no direction"
     wrong = None if math.isnan(value) else value <= 1.0 + 1e-6
-    if str(config.get("actor_critic", "")).endswith(("ActorCriticV1", "ActorCriticV2")):
+    if class_of(config.get("actor_critic"))[0] in ("ActorCriticV1", "ActorCriticV2"):
         return Finding("scale of returns", "not used by V1 and V2", "none", "", None)
     return Finding("scale of returns", shown(value), "above 1, its floor", advice, wrong)
 

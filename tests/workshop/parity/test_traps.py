@@ -23,6 +23,7 @@ from dreamer_lightning.ops import onehot
 from dreamer_lightning.ops.scalars import symlog, twohot_encode
 from dreamer_lightning.optim import LaProp
 from dreamer_lightning.schedule import Ratio
+from dreamer_lightning.types import Discount
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.world_model import WorldModel
 
@@ -140,12 +141,12 @@ def test_trap_10_replay_value_loss_without_gradient_into_the_model(monkeypatch):
 
 
 def test_trap_11_continue_target_without_the_discount(monkeypatch):
-    monkeypatch.setattr(build, "WorldModel", made_with(WorldModel, contdisc=False))
+    monkeypatch.setattr(build, "WorldModel", made_with(WorldModel, discount=Discount(333.0, False)))
     assert "proprio/rand/loss/con" in wrong("agent_proprio", "proprio/rand")
 
 
 def test_trap_11_discount_applied_twice(monkeypatch):
-    monkeypatch.setattr(build, "ActorCritic", made_with(ActorCritic, contdisc=False))
+    monkeypatch.setattr(build, "ActorCritic", made_with(ActorCritic, discount=Discount(333.0, False)))
     assert {"proprio/rand/imag/ret", "proprio/rand/metric/weight"} <= wrong("agent_proprio", "proprio/rand")
 
 

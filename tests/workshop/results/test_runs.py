@@ -25,8 +25,9 @@ def test_a_run_knows_its_setting(runs: Path):
     slow, fast = ({"optimizer": {"init_args": {"lr": rate}}} for rate in (4e-5, 3e-4))
     assert [version_of(config) for config in (slow, fast, {"optimizer": None})] == ["V3", "V3 lr 0.0003", "V3"]
     assert (one.last, one.seconds) == (50_000, 1500)
-    critic = "dreamer_lightning.versions.ActorCritic2023"
-    assert setting_of({"actor_critic": critic, "actor_gradient": "dynamics"}).version == "V3-2023 dynamics"
+    critic = {"class_path": "dreamer_lightning.versions.ActorCritic2023"}
+    critic["init_args"] = {"gradient": {"class_path": "dreamer_lightning.nets.gradients.Pathwise"}}
+    assert setting_of({"actor_critic": critic}).version == "V3-2023 dynamics"
     assert setting_of({"actor_critic": "dreamer_lightning.versions.ActorCriticV1"}).version == "V1"
 
 

@@ -99,7 +99,7 @@ def _losses(v: Vectors, key: str, dreamer: Dreamer, out: TrainOutput, seen: Seen
 def _middle(v: Vectors, key: str, dreamer: Dreamer, tokens: Tensor, observed, seen: Seen) -> None:
     """What lies between records and losses: latents, dreams, returns."""
     model, agent, dream = dreamer.world_model, dreamer.actor_critic, seen.dream
-    rssm, (latent, post_logits, _) = model.rssm, observed
+    rssm, (latent, post_logits, *_) = model.rssm, observed
     deter = dream.feat[:, 1:, : rssm.deter_dim]
     mids = {"tokens": tokens, "deter": latent.deter, "post_logit": post_logits}
     mids |= {"imag_deter": deter, "imag_logit": rssm.prior(deter)}

@@ -16,7 +16,7 @@ from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder, MLPEnco
 from dreamer_lightning.nets.heads import BinaryHead, Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import MeanStdNorm, Normalizer, PercentileNorm
 from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.types import Size, Space, Specs
+from dreamer_lightning.types import Discount, Size, Space, Specs
 from dreamer_lightning.workshop.parity.record import NotRunnable
 from dreamer_lightning.world_model import WorldModel
 
@@ -137,6 +137,7 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
     require(options["dyn"], typ=("rssm",))
     dists = {"policy_dist_cont": ("bounded_normal",), "policy_dist_disc": ("categorical",)}
     require(options, **dists)
+    discount = Discount(options["horizon"], options["contdisc"])
     model = WorldModel(
         spaces,
         encoder=encoder(options["enc"]["simple"]),
@@ -144,8 +145,7 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
         decoder=decoder(options["dec"]["simple"]),
         reward=head(options["rewhead"]),
         cont=head(options["conhead"]),
-        horizon=options["horizon"],
-        contdisc=options["contdisc"],
+        discount=discount,
         reward_grad=options["reward_grad"],
     )
     dream, replay = options["imag_loss"], options["repl_loss"]
@@ -158,8 +158,7 @@ def dreamer(options: Mapping, spaces: Specs) -> Dreamer:
         imag_length=options["imag_length"],
         imag_last=options["imag_last"],
         value_aware=aware,
-        horizon=options["horizon"],
-        contdisc=options["contdisc"],
+        discount=discount,
         lam=dream["lam"],
         replay_lam=replay["lam"],
         actent=dream["actent"],

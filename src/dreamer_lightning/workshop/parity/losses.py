@@ -16,7 +16,7 @@ from dreamer_lightning.nets.outputs import Output, TwoHot
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.ops.returns import lambda_return
 from dreamer_lightning.ops.scalars import symexp_bins
-from dreamer_lightning.types import Layout, Space, Specs
+from dreamer_lightning.types import Discount, Layout, Space, Specs
 from dreamer_lightning.workshop.parity import build
 from dreamer_lightning.workshop.parity.heads import twohot_pred
 from dreamer_lightning.workshop.parity.record import LAYER, Job, Vectors
@@ -115,8 +115,9 @@ def _imag(v: Vectors, group: str) -> None:
         make = partial(BoundedNormal, event_dims=len(space.shape))
     layout = Layout({name: space})
     policy = Given(lambda *raw: PolicyOutput({name: make(*raw)}, layout), *raws.values())
-    names = ("contdisc", "slowtar", "horizon", "lam", "actent", "slowreg")
-    agent = _actor_critic(v, group, config, policy, **{key: config["kwargs"][key] for key in names})
+    given, names = config["kwargs"], ("slowtar", "lam", "actent", "slowreg")
+    discount = Discount(given["horizon"], given["contdisc"])
+    agent = _actor_critic(v, group, config, policy, discount=discount, **{key: given[key] for key in names})
     rew, con = rew.requires_grad_(), con.requires_grad_()
     flat = layout.one_hot({name: act}, v.dtype)
     with watching(agent) as seen:
@@ -146,9 +147,9 @@ def _repl(v: Vectors, group: str) -> None:
     """The replay critic's loss of which the critics' outputs are given."""
     config = v.json(f"{group}/config")
     build.require(config["kwargs"], slowtar=(False, True))  # either: it has no effect here
-    names = {"horizon": "horizon", "lam": "replay_lam", "slowreg": "replay_slowreg"}
-    options = {ours: config["kwargs"][theirs] for theirs, ours in names.items()}
-    agent = _actor_critic(v, group, config, Given(_twohot), **options)
+    given = config["kwargs"]
+    options = {"replay_lam": given["lam"], "replay_slowreg": given["slowreg"]}
+    agent = _actor_critic(v, group, config, Given(_twohot), discount=Discount(given["horizon"]), **options)
     flags = {"is_last": "last", "is_terminal": "term", "reward": "rew"}
     records = {ours: v.tensor(f"{group}/{theirs}") for ours, theirs in flags.items()}
     boot = v.tensor(f"{group}/boot").requires_grad_()

@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.metrics import read_rows, series
-from dreamer_lightning.store.runfolder import CONFIG, METRICS, read_config
+from dreamer_lightning.store.runfolder import CONFIG, METRICS, class_of, read_config
 from dreamer_lightning.types import Size
 from dreamer_lightning.workshop.results.curves import LearningCurve, binned
 from dreamer_lightning.workshop.results.methods import Method, Scores, Setting
@@ -131,18 +131,17 @@ RATE = 4e-5  # learning rate of today's V3
 
 def version_of(config: dict[str, Any]) -> str:
     """V1, V2, V3 or V3-2023, and what of the algorithm differs from today's V3."""
-    critic = str(config.get("actor_critic", ""))
-    match = re.search(r"V(\d)", critic.rpartition(".")[2])
+    critic, options = class_of(config.get("actor_critic"))
+    match = re.search(r"V(\d)", critic)
     words = [f"V{match[1]}" if match else "V3"]
     if "2023" in critic:
         words = ["V3-2023"]
-    if config.get("actor_gradient", "reinforce") != "reinforce":
-        words.append(str(config["actor_gradient"]))
+    gradient = class_of(options.get("gradient"))[0]
+    words += [{"Pathwise": "dynamics", "Mix": "mix"}.get(gradient, gradient)] * (gradient not in ("", "ScoreFunction"))
+    given = {**options, **class_of(config.get("world_model"))[1]}
     usual = {"imag_last": 0, "imag_length": 15, "value_aware": "latents", "standardize": False}
-    words += [f"{name} {config[name]}" for name, value in usual.items() if config.get(name, value) != value]
-    optimizer = config.get("optimizer")
-    options = optimizer.get("init_args") if isinstance(optimizer, dict) else None
-    rate = (options or {}).get("lr", RATE)
+    words += [f"{name} {given[name]}" for name, value in usual.items() if given.get(name, value) != value]
+    rate = class_of(config.get("optimizer"))[1].get("lr", RATE)
     if words[0] == "V3" and rate != RATE:
         words.append(f"lr {rate:g}")
     return " ".join(words)
