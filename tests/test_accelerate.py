@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils.parametrizations import weight_norm
 
 import tiny
@@ -170,6 +171,17 @@ def test_hooks_hear_every_layer():
     with torch.no_grad():
         rssm.imagine(rssm.initial(3), lambda feat, step: torch.zeros(3, 6), rssm.noise(3, 2))
     assert heard == ["deter_in", "prior_logits"] * 3
+
+
+def test_hooks_on_every_module_of_the_process_hear_every_layer():
+    rssm, heard = make(), []
+    first = torch.zeros(2, 3, dtype=torch.bool)
+    hook = register_module_forward_hook(lambda module, *args: heard.append(module))
+    try:
+        rssm.observe(rssm.initial(2), torch.zeros(2, 3, 6), torch.randn(2, 3, 24), first, rssm.noise(2, 3))
+    finally:
+        hook.remove()
+    assert heard.count(rssm.hidden[0]) == heard.count(rssm.post_logits) == 3
 
 
 def test_a_layer_of_the_same_kind_in_its_place_is_read():

@@ -19,9 +19,14 @@ wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # nor one of torch.fu
 PARTS = 16  # sums into which a reduction over rows is cut: fixed, so that the result does not depend on threads
 
 
+def heard() -> bool:
+    """Whether somebody listens to every module of the process, as some profilers do."""
+    return torch.nn.modules.module._has_any_global_hook()
+
+
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can take these: float32 in a CPU's memory, no compiler and no tracer at work."""
-    if native.library() is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if native.library() is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or heard():
         return False
     return all(x.dtype is torch.float32 and x.is_cpu and type(x) in PLAIN and not wrapped(x) for x in tensors)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from dreamer_lightning.kernels import loops
+from dreamer_lightning.kernels import fused, loops
 from dreamer_lightning.kernels.precision import full_precision
 from dreamer_lightning.kernels.scan import ObserveScan, RetraceScan, Shape, Weights, sizes
 from dreamer_lightning.kernels.twins import FastCategorical, FastMLP
@@ -107,7 +107,9 @@ class FastBlockRSSM(Twin, BlockRSSM):
     def scans(self) -> bool:
         """Whether the scans can take a sequence: float32 weights, no tracer. They stay in float32 under autocast: their
         products have few rows and wait for memory and launches, so that fewer bits win little there."""
-        return self.read.gates.weight.dtype == torch.float32 and not torch.jit.is_tracing()
+        if not torch.compiler.is_compiling() and (torch.jit.is_tracing() or fused.heard()):
+            return False
+        return self.read.gates.weight.dtype == torch.float32
 
     def scan(self, latent: Latent, prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor):
         """``observe`` in float32."""
