@@ -101,6 +101,17 @@ def test_what_a_version_does_not_have_is_not_judged(tmp_path: Path):
     assert wrong(write(tmp_path / "ratio", config={"train_ratio": 0}, ratio=0)) == []
 
 
+def test_a_critic_is_not_judged_where_all_returns_are_alike(tmp_path: Path):
+    """As at the end of a solved task: every state is worth about as much."""
+    alike = write(tmp_path / "alike", **{"gap/value_corr": -0.56, "gap/value_spread": 0.02})
+    assert wrong(alike) == []
+    (line,) = [line for line in report(alike).splitlines() if line.startswith("?")]
+    assert "-0.56, but the returns are alike: they spread by 2.0% of their size" in line
+    assert "does not know" not in line
+    apart = write(tmp_path / "apart", **{"gap/value_corr": -0.56, "gap/value_spread": 0.4})
+    assert wrong(apart) == ["correlation of value and return"]
+
+
 def test_what_was_not_measured_is_not_judged(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("train_ratio: 512.0\n")
     assert wrong(tmp_path) == []
@@ -117,8 +128,9 @@ def test_correlation_of_critic_and_real_return_by_hand():
     starts = [Start(episode, time) for time in range(3)]
     last = np.full(3, 9.0)
     found = value_metrics(starts, np.array([6.0, 4, 4]), last, 1.0)
-    assert found == {"gap/value": pytest.approx(7 / 3), "gap/value_corr": pytest.approx(1.0)}
-    assert value_metrics(starts, np.array([3.0, 3, 3]), last, 1.0) == {"gap/value": pytest.approx(2 / 3)}
+    spread = {"gap/value_spread": pytest.approx(2**0.5 / 7)}  # sqrt(2)/3 beside 7/3
+    assert found == {"gap/value": pytest.approx(7 / 3), "gap/value_corr": pytest.approx(1.0), **spread}
+    assert value_metrics(starts, np.array([3.0, 3, 3]), last, 1.0) == {"gap/value": pytest.approx(2 / 3), **spread}
     assert value_metrics(starts, np.array([0.0, 1, 1]), last, 1.0)["gap/value_corr"] == pytest.approx(-1.0)
 
 

@@ -168,12 +168,16 @@ def real_values(starts: list[Start], final_value: np.ndarray, discount: float) -
 def value_metrics(starts: list[Start], value: np.ndarray, final_value: np.ndarray, discount: float) -> dict[str, float]:
     """``gap/value``: mean of critic minus real value; ``gap/value_corr``: their correlation, where both vary.
 
+    ``gap/value_spread``: standard deviation of the real values beside their mean size. Where it is small, all states
+    are about as good, and the correlation says nothing about the critic.
+
     Args:
         value: critic at the starts [n].
         final_value: as in ``real_values``.
     """
     real = real_values(starts, final_value, discount)
-    metrics = {"gap/value": float((value - real).mean())}
+    spread = real.std() / max(1e-8, float(np.abs(real).mean()))
+    metrics = {"gap/value": float((value - real).mean()), "gap/value_spread": float(spread)}
     if len(real) > 2 and min(np.ptp(value), np.ptp(real)) > 1e-6 * (1 + np.abs(real).max()):
         metrics["gap/value_corr"] = float(np.corrcoef(value, real)[0, 1])
     return metrics

@@ -15,6 +15,7 @@ from dreamer_lightning.errors import UserError
 from dreamer_lightning.store.metrics import read_rows, series
 from dreamer_lightning.store.runfolder import METRICS, class_of, read_config
 
+ALIKE = 0.1  # spread of returns beside their size, below which no state is worth more than another
 MODEL_LOSSES = ("loss/reward", "loss/cont", "loss/dyn", "loss/rep")  # and those of ``loss/recon/``
 Metric = dict[str, np.ndarray]  # by name, the values that are there, oldest first
 
@@ -139,8 +140,13 @@ def correlation(metrics: Metric, config: dict[str, Any]) -> Finding:
     values = metrics.get("gap/value_corr", np.array([]))
     value = float(values[-1]) if len(values) else float("nan")
     advice = "more updates (train_ratio), a larger losses.repval: the critic does not know good states from bad ones"
+    spread = metrics.get("gap/value_spread", np.array([]))  # runs before 0.2 have none
+    name, expected = "correlation of value and return", "above 0.3"
+    if len(spread) and spread[-1] < ALIKE:
+        told = f"{shown(value)}, but the returns are alike: they spread by {spread[-1]:.1%} of their size"
+        return Finding(name, told, f"{expected} where they spread by {ALIKE:.0%}", advice, None)
     wrong = None if math.isnan(value) else value < 0.3
-    return Finding("correlation of value and return", shown(value), "above 0.3", advice, wrong)
+    return Finding(name, shown(value), expected, advice, wrong)
 
 
 def train_ratio(metrics: Metric, config: dict[str, Any]) -> Finding:
