@@ -1,6 +1,7 @@
 """The world model as a LightningModule of its own."""
 
 import copy
+import json
 
 import lightning as L
 import pytest
@@ -8,9 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 
 import tiny
+from dreamer_lightning import config
 from dreamer_lightning.commands.initialise import load_fitting
-from dreamer_lightning.types import Discount, Specs
-from dreamer_lightning.world_model import WorldModel
+from dreamer_lightning.commands.networks import build_dreamer, parts
+from dreamer_lightning.dreamer import Dreamer, by_module
+from dreamer_lightning.types import Discount, Specs, UserError
+from dreamer_lightning.world_model import ExtraLoss, WorldModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning"),
@@ -115,3 +119,71 @@ def test_cont_target_holds_the_discount():
     got = model.cont_target(torch.tensor([False, True]))
     torch.testing.assert_close(got, torch.tensor([1 - 1 / 333, 0.0]))
     assert tiny.model(discount=Discount(contdisc=False)).cont_target(torch.tensor([False])).item() == 1.0
+
+
+class Guess(ExtraLoss):
+    """A loss of a user's own: a linear guess of the first action from ``feat``."""
+
+    def __init__(self, *args, entry: int = 0, **options):
+        super().__init__(*args, **options)
+        self.entry, self.net = entry, torch.nn.Linear(args[1], 1)
+
+    def forward(self, records, observed):
+        assert set(observed.outputs) == {"recon/position", "recon/velocity", "reward", "cont"}
+        assert observed.embed.shape[:2] == records["is_first"].shape
+        guess = self.net(observed.latent.feat).squeeze(-1)
+        return (guess - records["prev_action"][..., self.entry]).square()
+
+
+def test_a_further_loss_is_scaled_trained_and_saved():
+    plain = tiny.agent()
+    feat_dim, embed_dim = plain.world_model.feat_dim, plain.world_model.encoder.embed_dim
+    torch.manual_seed(1)
+    guess = Guess(tiny.SPECS, feat_dim, embed_dim, scale=0.5, entry=1)
+    whole = Dreamer(plain.world_model, plain.actor_critic, extra={"guess": guess})
+    data, noise = tiny.batch(plain), plain.noise(4, 6, torch.Generator().manual_seed(0))
+    before = copy.deepcopy(plain.state_dict())
+    alone = plain(data, noise=noise)
+    plain.load_state_dict(before)
+    both = whole(data, noise=noise)
+    assert both.losses["guess"].shape == (4, 6)
+    torch.testing.assert_close(both.loss, alone.loss + 0.5 * both.metrics["loss/guess"])
+    both.losses["guess"].sum().backward()
+    touched = {name for name, parameters in by_module(whole).items() if any(p.grad is not None for p in parameters())}
+    assert touched == {"encoder", "rssm", "guess"}
+    assert "extra.guess.net.weight" in whole.state_dict()
+    assert any(p is guess.net.weight for p in parts(whole).groups["model"])
+
+
+def test_a_further_loss_by_class_path():
+    extra = {"guess": {"class_path": "test_world_model.Guess", "init_args": {"entry": 1, "scale": 0.5}}}
+    options = config.parse("fit", ["dmc.yaml", f"--losses.extra={json.dumps(extra)}"])[1]
+    dreamer = build_dreamer(tiny.SPECS, options)
+    loss = dreamer.extra["guess"]
+    assert (type(loss).__name__, loss.entry, loss.scale, dreamer.scales["guess"]) == ("Guess", 1, 0.5, 0.5)
+    extra["guess"]["init_args"] = {"entri": 1}
+    with pytest.raises(UserError, match="Guess has no option 'entri'"):
+        config.parse("fit", ["dmc.yaml", f"--losses.extra={json.dumps(extra)}"])
+    with pytest.raises(UserError, match="reward is a loss already"):
+        Dreamer(dreamer.world_model, dreamer.actor_critic, extra={"reward": loss})
+
+
+class Wider(WorldModel):
+    """A user's own world model with an option of its own, and a loss without a scale."""
+
+    def __init__(self, *args, pull: float = 0.1, **options):
+        super().__init__(*args, **options)
+        self.pull = pull
+
+    def forward(self, records, carry, noise):
+        losses, observed, metrics = super().forward(records, carry, noise)
+        losses["pull"] = self.pull * observed.latent.feat.square().mean(-1)
+        return losses, observed, metrics
+
+
+def test_an_own_world_model_has_options_of_its_own(capsys):
+    words = ["dmc.yaml", "efficient.yaml", "--world_model", "test_world_model.Wider", "--world_model.pull", "0.3"]
+    options = config.parse("fit", words)[1]
+    dreamer = build_dreamer(tiny.SPECS, options)
+    assert (dreamer.world_model.pull, dreamer.world_model.standardize is not None) == (0.3, True)
+    assert "loss/pull" in dreamer(tiny.batch(dreamer)).metrics
