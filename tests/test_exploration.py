@@ -301,7 +301,7 @@ def run(folder: str, preset: str, **options) -> list[int]:
 def test_prefill_pretrain_and_bursts(tmp_path, watched):
     """20 steps a batch at ratio 4 owe one update in 5 decisions: 4 in 20. A run stopped in a burst ends that first."""
     folder = str(tmp_path / "run")
-    bursts = {"prefill": 64, "pretrain": 3, "burst": 4, "train_ratio": 4, "collector": {"noise": 0.0}}
+    bursts = {"prefill": 64, "pretrain": 3, "burst": 4, "train_ratio": 4, "collector": {"explore": None}}
     seen = run(folder, "dreamer_v1.yaml", updates=9, **bursts)
     assert seen == [64] * 3 + [84] * 4 + [104] * 2
     blind = torch.tensor(Watch.actions[:64])

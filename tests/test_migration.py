@@ -89,6 +89,18 @@ def test_weights_of_the_slow_critic_that_v1_never_read_are_left_out():
     assert list(migration.weights(kept, ["world_model.a"])) == ["actor_critic.value.weight", "world_model.a"]
 
 
+@pytest.mark.parametrize(("noise", "amount"), [(0.3, 0.3), (0.0, None)])
+def test_the_noise_of_before_is_an_exploration(noise, amount):
+    values = {"collector": {"noise": noise, "steps": 2}}
+    explore = migration.config(values)["collector"]["explore"]
+    assert explore == ({"class_path": migration.DISTURBED, "init_args": {"amount": amount}} if amount else None)
+    today = {"collector": {"noise": 0.0, "explore": "HeldCorners"}}
+    assert migration.config(today) == {"collector": {"explore": "HeldCorners"}}
+    words, notes = migration.flags([("--collector.noise", str(noise))])
+    assert words == [("--collector.explore", migration.DISTURBED), ("--collector.explore.amount", str(noise))]
+    assert notes == ["--collector.noise is --collector.explore Disturbed now"]
+
+
 OVERLAYS = [
     ("imag_last: 7", ["--imag_last", "7"], lambda agent: agent.imag_last == 7),
     ("actor_gradient: dynamics", ["--actor_gradient=dynamics"], lambda agent: type(agent.gradient) is Pathwise),

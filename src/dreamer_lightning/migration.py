@@ -43,11 +43,13 @@ UNREAD = {
 # Options that a class no longer has, by the option that names the class, and its name.
 GONE = {("env", "DMC"): ("log_info",)}
 EPISODES = ("replay.episodes", "replay.prioritize_ends")  # now a class of its own, and an option of that
+NOISE, DISTURBED = "collector.noise", "dreamer_lightning.data.Disturbed"  # a number, now a class that explores
 
 
 def moved(option: str) -> str:
     """The name on today's command line of an option that moved, without dashes; empty if it did not."""
-    return "replay EpisodeReplay" if option == EPISODES[0] else MOVED.get(option, "").replace(".init_args", "")
+    classes = {EPISODES[0]: "replay EpisodeReplay", NOISE: "collector.explore Disturbed"}
+    return classes.get(option) or MOVED.get(option, "").replace(".init_args", "")
 
 
 def flags(words: Iterable[tuple[str, str | None]]) -> tuple[list[tuple[str, str | None]], list[str]]:
@@ -62,8 +64,12 @@ def flags(words: Iterable[tuple[str, str | None]]) -> tuple[list[tuple[str, str 
         if old in MOVED:
             option, value = f"--{moved(old)}", VALUES.get(old, {}).get(value, value) or "true"
             notes.append(f"--{old} is {option} now")
+        if old == NOISE:
+            notes.append(f"--{old} is --{moved(old)} now")
+            today.append(("--collector.explore", DISTURBED))
+            option = "--collector.explore.amount"
         today.append((option, value))
-    kinds = [f"--{moved(old)}" for old in VALUES]  # a class comes before its options
+    kinds = [f"--{moved(old)}" for old in VALUES] + ["--collector.explore"]  # a class comes before its options
     return sorted(today, key=lambda word: word[0] not in kinds) if notes else today, notes
 
 
@@ -84,9 +90,12 @@ def config(values: dict[str, Any]) -> dict[str, Any]:
     ]
     gone = [name for name in gone if _holder(values, name, make=False)]
     episodes = any(_holder(values, name, make=False) for name in EPISODES)
-    if not found and not gone and not episodes:
+    noise = bool(_holder(values, NOISE, make=False))
+    if not found and not gone and not episodes and not noise:
         return values
     values = copy.deepcopy(values)
+    if noise:
+        values["collector"] = _collector(values["collector"])
     if episodes:
         values["replay"] = _replay(values["replay"])
     for name in gone:
@@ -107,6 +116,14 @@ def _replay(options: dict[str, Any]) -> dict[str, Any]:
         return {"class_path": "dreamer_lightning.data.EpisodeReplay", "init_args": options}
     options.pop("prioritize_ends", None)
     return options
+
+
+def _collector(options: dict[str, Any]) -> dict[str, Any]:
+    """A collector's options of before 0.2, whose ``noise`` was a number, 0 for none."""
+    amount = options.pop("noise")
+    if amount:
+        return options | {"explore": {"class_path": DISTURBED, "init_args": {"amount": amount}}}
+    return {"explore": None} | options
 
 
 def _is(part: Any, kind: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from dreamer_lightning.commands.options import (
     WandbOptions,
 )
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector, primers
-from dreamer_lightning.data.explore import Disturbed, RandomFirst
+from dreamer_lightning.data.explore import RandomFirst
 from dreamer_lightning.data.overlap import Overlap, copier
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
@@ -100,8 +99,7 @@ def build_collector(
     generator = torch.Generator(fabric.device).manual_seed(first + 7)
     carried: Primers = {key: value for key, value in primers(dreamer.initial(1)).items()}
     place = (dreamer.specs, num_envs, torch.Generator(fabric.device).manual_seed(first + 13))
-    kind = options.explore or (partial(Disturbed, amount=options.noise) if options.noise else None)
-    explore = kind(*place) if kind else None
+    explore = options.explore(*place) if options.explore else None
     if prefill:
         explore = RandomFirst(*place, steps=prefill, then=explore)
     policy = CollectorPolicy(act, dreamer.specs, generator, fabric.device, explore, actor)

@@ -14,7 +14,7 @@ from dreamer_lightning.types import UserError
 AT_LEAST = {
     1: ("num_envs batch_size batch_length log_every burst threads collector.steps faults.env_failures"),
     0: (
-        "seed train_ratio prefill pretrain collector.noise evaluation.num_envs evaluation.starts "
+        "seed train_ratio prefill pretrain evaluation.num_envs evaluation.starts "
         "evaluation.random_episodes checkpoint.keep"
     ),
 }

@@ -94,14 +94,12 @@ class CollectorOptions:
             bit for bit.
         explore: what is played in place of the policy's action, by class_path: dreamer_lightning.data.HeldCorners,
             Disturbed (V1) or your own; from the specs, the number of environments and a random generator. null: none.
-        noise: old spelling of Disturbed with this amount.
     """
 
     backend: Literal["serial", "process"] = "serial"
     steps: int = 1
     overlap: bool = False
     explore: Callable[[Specs, int, torch.Generator], Exploration] | None = None
-    noise: float = 0.0
 
 
 @dataclass
