@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import dreamer_lightning
-from dreamer_lightning import cli, commands, config, explain, migration
+from dreamer_lightning import cli, commands, config, configfiles, explain, migration
 from dreamer_lightning.arguments import options_of
 from dreamer_lightning.commands.extras import check_loggers
 from dreamer_lightning.commands.options import Duration
@@ -509,6 +509,25 @@ def test_a_finished_run_says_so_and_a_larger_limit_goes_on(capsys, run: Run):
     assert "resumed at update 4" in capsys.readouterr().out
     assert run.metrics[-1]["update"] == 6
     assert yaml.safe_load((run.dir / "config.yaml").read_text())["updates"] == 6
+
+
+def test_a_run_whose_time_is_over_says_what_goes_on_with_it(capsys, run: Run):
+    assert cli.main(["fit", "--resume", str(run.dir), "--max_time", "0.1s", "--updates", "99"]) == 0
+    assert "of 0 seconds); a larger --max_time goes on with it" in capsys.readouterr().out
+
+
+def test_a_class_in_the_place_of_another_is_told_the_sizes_or_a_line_says_so(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sized.py").write_text(
+        "from dreamer_lightning.nets.rssm import BlockRSSM\nclass Mine(BlockRSSM):\n    pass\n"
+    )
+    (tmp_path / "sized.yaml").write_text("rssm: {class_path: sized.Mine, init_args: {hidden: 16}}")
+    config.parse("fit", ["gym.yaml", "sized.yaml", "--rssm.classes", "4"])
+    said = capsys.readouterr().err
+    assert "note: rssm: sized.Mine takes its own sizes; init_args {deter: ${size.deter}} give it those" in said
+    for name in configfiles.presets():
+        config.parse("fit", [name])
+    assert not capsys.readouterr().err
 
 
 def test_resuming_other_shapes_names_tensors(capsys, run: Run):

@@ -20,7 +20,6 @@ def test_every_package_is_listed():
     packages = {".".join(path.parent.relative_to(source).parts) for path in source.rglob("__init__.py")}
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     packages |= {".".join(("dreamer_lightning", *folder.parts)) for folder in folders}
-    packages.add("dreamer_lightning.docs")
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
@@ -55,7 +54,6 @@ def test_wheel_holds_the_configs(wheel: Path):
         assert f"dreamer_lightning/configs/{path.relative_to(ROOT / 'configs').as_posix()}" in inside
     for path in (ROOT / "src").rglob("*.py"):
         assert path.relative_to(ROOT / "src").as_posix() in inside
-    assert "dreamer_lightning/docs/from-trainer.md" in inside
     for path in [*(ROOT / "src").rglob("*.csv.gz"), *(ROOT / "src").rglob("*.c")]:
         assert path.relative_to(ROOT / "src").as_posix() in inside
     assert any(name.endswith("LICENSE") for name in inside)

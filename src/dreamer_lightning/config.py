@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def parse(name: str, args: Sequence[str]) -> tuple[Callable, dict[str, Any]]:
     functions = [function_of(each) for each in (command, COMMANDS.get(command.takes)) if each]
     parser = make_parser(command.name, functions)
     parsed, options = read(parser, words)
+    for note in lost_sizes(parsed, words):
+        print(f"note: {note}", file=sys.stderr)
     own = inspect.signature(functions[0]).parameters
     if "options" in own:
         options["options"] = {key: options.pop(key) for key in list(options) if key not in own}
@@ -82,6 +85,29 @@ def read(parser: Any, words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         raise UserError(explain(str(error), option_names(parser))) from error
     options.pop("config", None)
     return parsed, options
+
+
+def lost_sizes(parsed: Any, words: Sequence[str]) -> Iterator[str]:
+    """A line for each class that took another one's place in the configs and, unlike it, is not told the sizes.
+
+    Args:
+        parsed: the options as data.
+        words: what they were parsed from.
+    """
+    paths = [Path(word.partition("=")[2]) for word in words if word.startswith("--config=")]
+    configs = [configfiles.load(path) for path in paths if path.suffix in (".yaml", ".yml")]
+    parts = [(key, part) for config in configs for key, part in config.items() if isinstance(part, dict)]
+    for key, part in parts:
+        now = parsed.get(key)
+        if part.get("class_path", "") in ("", now and now["class_path"]):
+            continue
+        others = [each.get("init_args") or () for other, each in parts if other == key and each is not part]
+        told = [name for init_args in others for name in init_args]
+        told += [name for name in now["init_args"] if any(word.startswith(f"--{key}.{name}=") for word in words)]
+        sizes = {name: size for name, size in (part.get("init_args") or {}).items() if "${size." in str(size)}
+        lost = ", ".join(f"{name}: {sizes[name]}" for name in sizes if name in now["init_args"] and name not in told)
+        if lost:
+            yield f"{key}: {now['class_path']} takes its own sizes; init_args {{{lost}}} give it those of the config"
 
 
 def option_names(parser: Any) -> list[str]:

@@ -61,7 +61,7 @@ from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.loop import Loop
-from dreamer_lightning.schedule import Every, Limits, Ratio
+from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Count, Discount, Size, UserError
 from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
@@ -288,9 +288,10 @@ def find_checkpoint(folder: Path, limits: Limits) -> Path | Run | None:
     checkpoint = runfolder.latest_complete(folder)
     if checkpoint is None:
         return None
-    clocks = runfolder.read_manifest(checkpoint)
-    for name, clock, limit in (("env_steps", "env_step", limits.env_steps), ("updates", "update", limits.updates)):
-        if limit is not None and clocks[clock] >= limit:
-            text = f"{folder} is finished ({clocks[clock]} of {limit} {name}); a larger --{name} goes on with it"
-            return Run(folder, text)
-    return checkpoint
+    clocks = Clocks(**atomic.load_tensors(checkpoint / runfolder.MODEL)["loop"]["clocks"])
+    name = limits.reached(clocks)
+    if name is None:
+        return checkpoint
+    reached = {"env_steps": clocks.env_step, "updates": clocks.update, "max_time": clocks.seconds}[name]
+    done = f"{reached:.0f} of {getattr(limits, name):.0f} {'seconds' if name == 'max_time' else name}"
+    return Run(folder, f"{folder} is finished ({done}); a larger --{name} goes on with it")
