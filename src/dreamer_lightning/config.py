@@ -98,14 +98,15 @@ def lost_sizes(parsed: Any, words: Sequence[str]) -> Iterator[str]:
     configs = [configfiles.load(path) for path in paths if path.suffix in (".yaml", ".yml")]
     parts = [(key, part) for config in configs for key, part in config.items() if isinstance(part, dict)]
     for key, part in parts:
-        now = parsed.get(key)
-        if part.get("class_path", "") in ("", now and now["class_path"]):
+        if "class_path" not in part or part["class_path"] == parsed[key]["class_path"]:
             continue
-        others = [each.get("init_args") or () for other, each in parts if other == key and each is not part]
-        told = [name for init_args in others for name in init_args]
-        told += [name for name in now["init_args"] if any(word.startswith(f"--{key}.{name}=") for word in words)]
+        now = parsed[key]
         sizes = {name: size for name, size in (part.get("init_args") or {}).items() if "${size." in str(size)}
-        lost = ", ".join(f"{name}: {sizes[name]}" for name in sizes if name in now["init_args"] and name not in told)
+        later = [each.get("init_args") or () for other, each in parts if other == key and each is not part]
+        told = {name for name in sizes if any(name in init_args for init_args in later)}
+        told |= {name for name in sizes if any(word.startswith(f"--{key}.{name}=") for word in words)}
+        taken = now.get("init_args") or ()
+        lost = ", ".join(f"{name}: {sizes[name]}" for name in sizes if name in taken and name not in told)
         if lost:
             yield f"{key}: {now['class_path']} takes its own sizes; init_args {{{lost}}} give it those of the config"
 
