@@ -17,7 +17,7 @@ import yaml
 
 from dreamer_lightning.callbacks.curve import learning_curve
 from dreamer_lightning.evaluation.gap import ERROR_STEPS
-from dreamer_lightning.store.runfolder import read_config
+from dreamer_lightning.store.runfolder import class_of, read_config
 from dreamer_lightning.workshop.compare import fewer, number
 from dreamer_lightning.workshop.diagnose import read_metrics
 from dreamer_lightning.workshop.results.comparison import MILESTONES, records
@@ -123,7 +123,7 @@ def length_figure(folders: list[Path], path: Path) -> Path:
 
     points: dict[int, list[tuple[float, float, float]]] = {}
     for folder in folders:
-        length = int(read_config(folder)["imag_length"])
+        length = int(class_of(read_config(folder)["actor_critic"])[1]["imag_length"])
         measured = max(k for k in ERROR_STEPS if k <= length)
         found = read_metrics(folder)
         scores, error = found["episode/score"], found.get(f"openloop/reward_error@{measured}", np.array([np.nan]))
