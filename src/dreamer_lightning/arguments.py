@@ -89,9 +89,8 @@ def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]
         if value is None and name in names and not option.endswith(".help"):
             raise UserError(f"{option}: needs {'a run folder' if name == 'resume' else 'a value'} after it")
     words, folders = with_configs(command, words) if command.configs is not None else (words, [])
-    return [f"{option}={value}" if option and value is not None else option or str(value) for option, value in words], (
-        folders
-    )
+    joined = [f"{option}={value}" if option and value is not None else option or str(value) for option, value in words]
+    return joined, folders
 
 
 def split(args: Sequence[str], flags: set[str]) -> Words:

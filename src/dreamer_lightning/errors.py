@@ -1,4 +1,4 @@
-"""The one exception that users see."""
+"""The errors that people see; apart from ``types``, so that the command line needs no torch to tell them."""
 
 
 class UserError(ValueError):

@@ -58,7 +58,8 @@ def flags(words: Iterable[tuple[str, str | None]]) -> tuple[list[tuple[str, str 
     Args:
         words: options with their dashes and their values.
     """
-    today, notes = [], []
+    today: list[tuple[str, str | None]] = []
+    notes = []
     for option, value in words:
         old = option.removeprefix("--")
         if old in MOVED:
