@@ -14,7 +14,7 @@ from dreamer_lightning.commands.build import probe
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_score, specs_of, step
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.counting import Counting
-from dreamer_lightning.envs.values import resize
+from dreamer_lightning.envs.pictures import resize
 from dreamer_lightning.types import Space, UserError
 from envs_samples import Sample
 

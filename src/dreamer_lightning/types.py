@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from math import prod
 from typing import Any, NamedTuple
@@ -72,11 +72,15 @@ class Space:
         shape: event shape; images are (height, width, channels).
         dtype: ``float32``, ``uint8``, ``int32`` or ``bool``.
         classes: number of classes of a discrete entry, 0 if continuous.
+        start: the number that stands for class 0 in the environment itself; nested lists where entries differ.
+        source: what the environment itself says of it, in words.
     """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     classes: int = 0
+    start: Any = field(default=0, compare=False)
+    source: str = field(default="", compare=False)
 
     @property
     def discrete(self) -> bool:
@@ -85,6 +89,16 @@ class Space:
     @property
     def image(self) -> bool:
         return self.dtype == "uint8" and len(self.shape) == 3
+
+    @property
+    def words(self) -> str:
+        """What it is taken for, in words."""
+        sizes = "x".join(map(str, self.shape))
+        if self.image:
+            return f"a {sizes} picture"
+        if self.discrete:
+            return f"{f'{sizes} entries of ' if sizes else ''}{self.classes} classes"
+        return f"{sizes or 1} numbers"
 
     @property
     def size(self) -> int:

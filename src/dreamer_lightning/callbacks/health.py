@@ -36,6 +36,9 @@ class Health(Callback):
     def on_collect_end(self, loop: LoopView) -> None:
         for event in self.failures.read() if self.failures else []:
             kind, env, what = event["kind"], event["env"], event["what"]
+            if kind == "note":
+                warn(f"environment {env}: {what}")
+                continue
             more = f", the episode is cut and the environment made anew\n{event['details']}" if kind != "masked" else ""
             self._event("masked" if kind == "masked" else "env_failures", f"environment {env} {what}{more}".rstrip())
 

@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 
 from dreamer_lightning.envs.base import at_least
 from dreamer_lightning.envs.gym import GymSuite
-from dreamer_lightning.envs.values import resize
+from dreamer_lightning.envs.pictures import resize
 from dreamer_lightning.types import UserError
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])

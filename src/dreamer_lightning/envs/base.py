@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
 from torchrl.envs import EnvBase, TransformedEnv
 
+from dreamer_lightning.envs.transforms import Wire
 from dreamer_lightning.store import environment
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs, UserError
 
@@ -146,7 +148,26 @@ def specs_of(env: EnvBase) -> Specs:
         for name, spec in env.observation_spec.items()
         if name not in carried and not isinstance(spec, Composite) and not name.startswith(LOG_PREFIX)
     }
-    return Specs(obs, _action_spaces(env.full_action_spec["action"], lead))
+    actions = _action_spaces(env.full_action_spec["action"], lead)
+    wire = wire_of(env)
+    if wire is not None:
+        for name in obs.keys() & wire.facts.keys():
+            facts = {key: value for key, value in wire.facts[name].items() if key in ("start", "source")}
+            obs[name] = replace(obs[name], **facts)
+        starts = zip(sorted(actions), wire.starts, strict=False)
+        actions |= {name: replace(actions[name], start=start) for name, start in starts}
+    return Specs(obs, actions)
+
+
+def wire_of(env: EnvBase) -> Wire | None:
+    """The transform that brings an environment to the wire, of several environments the first one's."""
+    while isinstance(env, TransformedEnv):
+        found = [transform for transform in environment.transforms(env) if isinstance(transform, Wire)]
+        if found:
+            return found[0]
+        env = env.base_env
+    seats = vars(env).get("seats")
+    return wire_of(seats[0].inner) if seats and hasattr(seats[0], "inner") else None
 
 
 def _space(spec: TensorSpec, lead: int) -> Space:

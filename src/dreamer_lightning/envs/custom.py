@@ -61,7 +61,7 @@ class Custom(GymSuite):
             )
         with torch.random.fork_rng(devices=[]):  # TorchRL seeds the global generator as well
             env.set_seed(seed)
-        wire = Wire(env, self.hidden)
+        wire = Wire(env, self.hidden, image_size=self.image_size, channels=self.channels)
         if self.repeat == 1 and self.time_limit is None:
             return TransformedEnv(env, wire)
         return TransformedEnv(env, Compose(Pace(self.repeat, self.time_limit), wire))

@@ -19,11 +19,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import TensorSpec
-from torchrl.envs import TransformedEnv
 
-from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.transforms import Wire, finite
-from dreamer_lightning.store import environment
+from dreamer_lightning.envs.base import EnvFactory, wire_of
+from dreamer_lightning.envs.transforms import finite
 from dreamer_lightning.types import LOG_PREFIX, EnvFailure, UserError
 
 Row = dict[Any, Tensor]  # what one environment returns at a step, by key
@@ -161,6 +159,10 @@ class Guard:
             self._again(error)
             return cut(self.row)
         self.in_a_row = 0
+        if self.wire is not None and self.wire.notes:
+            for note in self.wire.notes if self.failures else ():
+                self.failures.tell(self.index, note, kind="note")
+            self.wire.notes.clear()
         return {**self._keep(after), "reward": after.get("reward")}
 
     def _keep(self, after: TensorDict) -> Row:
@@ -199,12 +201,11 @@ class Guard:
         """Have bad numbers looked for: by the environment's own transform, or here."""
         env = self.inner
         self.keys = [*env.observation_spec.keys(True, True), *env.full_done_spec.keys(True, True)]
-        transforms = environment.transforms(env) if isinstance(env, TransformedEnv) else []
-        wires = [transform for transform in transforms if isinstance(transform, Wire)]
+        self.wire = wire_of(env)
         self.repair = self._masked if self.failures is not None and self.failures.mask else None
-        for wire in wires:
-            wire.repair = self.repair
-        specs = {} if wires else {**dict(env.observation_spec.items(True, True)), "reward": env.reward_spec}
+        if self.wire is not None:
+            self.wire.repair = self.repair
+        specs = {} if self.wire else {**dict(env.observation_spec.items(True, True)), "reward": env.reward_spec}
         floats = [name for name, spec in specs.items() if spec.dtype.is_floating_point]
         self.floats = [name for name in floats if not str(name).startswith(LOG_PREFIX)]  # those never reach the model
 

@@ -6,7 +6,8 @@ One transform instead of a chain of six: each TorchRL transform costs about 0.1 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torchrl.data import (
 from torchrl.envs import EnvBase, Transform
 from torchrl.envs.utils import step_mdp
 
+from dreamer_lightning.envs.pictures import Channels, picture_of
 from dreamer_lightning.types import LOG_PREFIX, WIRE, UserError
 
 _ENDS = ("terminated", "truncated", "done")
@@ -56,6 +58,11 @@ class Wire(Transform):
         prefix: start of observation names that is dropped.
         camera: takes the picture that is observed as ``image``, uint8 [height, width, channels].
         picture: its shape.
+        facts: what ``types.Space`` says of an observation besides shape and type, by name.
+        starts: the number that each discrete action begins with.
+        notes: lines for the user, which whoever reads them takes out.
+        image_size: height and width to which images are resized; 0 keeps them.
+        channels: where images have their channels.
 
     Raises:
         UserError: the environment has no observation left, or an action that is not supported; at run time, an
@@ -69,15 +76,24 @@ class Wire(Transform):
         prefix: str = "",
         camera: Camera | None = None,
         picture: tuple[int, ...] = (),
+        facts: Mapping[str, Mapping[str, Any]] | None = None,
+        starts: Sequence[int] = (),
+        notes: list[str] | None = None,
+        image_size: int = 0,
+        channels: Channels = "auto",
     ):
         super().__init__()
+        self.facts = {name: dict(each) for name, each in (facts or {}).items()}
+        self.starts, self.notes = list(starts), [] if notes is None else notes
         self.reads: list[tuple[str | tuple[str, ...], str, Callable[[Tensor], Tensor]]] = []
         specs: dict[str, TensorSpec] = {}
         for key, spec in env.observation_spec.items(True, True):
             name = (key if isinstance(key, str) else "/".join(key)).removeprefix(prefix)
             if hidden(name, hide) or isinstance(spec, NonTensor) or spec.shape.numel() == 0:
                 continue
-            specs[name], read = _observation(spec)
+            source = f"{str(spec.dtype).removeprefix('torch.')} {tuple(spec.shape)}"
+            known = self.facts.setdefault(name, {"source": source})
+            specs[name], read = _observation(spec, known, image_size, channels)
             self.reads.append((key, name, read))
         self.camera = camera
         if camera is not None:
@@ -93,6 +109,7 @@ class Wire(Transform):
         if taken:
             raise UserError(f"env: an observation cannot be called {taken[0]!r}; rename it, or hide it (env.hide)")
         self.observation = Composite(specs)
+        self.classes = {name: spec.space.n for name, spec in specs.items() if isinstance(spec, Categorical)}
         self.action_key, self.reward_key = env.action_key, env.reward_key
         self.action, self.write = _action(env.action_spec)
         self.steps = 0
@@ -110,6 +127,8 @@ class Wire(Transform):
         out = {}
         for key, name, read in self.reads:
             out[name] = value = read(source.get(key))
+            if value.dtype == torch.int32 and self.classes.get(name):
+                inside(name, value, self.classes[name], self.steps)
             if value.dtype == torch.float32 and not name.startswith(LOG_PREFIX):
                 out[name] = finite(name, value, self.steps, self.repair)
         if self.camera is not None:
@@ -158,6 +177,12 @@ def finite(name: str, value: Tensor, step: int, repair: Repair | None) -> Tensor
     return value.nan_to_num(0.0, 0.0, 0.0)
 
 
+def inside(name: str, value: Tensor, classes: int, step: int) -> None:
+    """Raises UserError for a class that the observation's space does not have."""
+    if value.numel() and not 0 <= int(value.min()) <= int(value.max()) < classes:
+        raise UserError(f"env: {name} holds {value.tolist()} at step {step}; its classes are 0 to {classes - 1}")
+
+
 class Pace(Transform):
     """Repeats actions and limits the time of a TorchRL environment (the wrappers of simulators do both themselves).
 
@@ -197,9 +222,15 @@ class Pace(Transform):
             tensordict.set("truncated", late).set("done", late)
 
 
-def _observation(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
+def _observation(
+    spec: TensorSpec, known: dict[str, Any], image_size: int, channels: Channels
+) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
     """The wire's spec of one observation and the function that brings it there."""
     shape = spec.shape
+    if known.get("image"):
+        return Bounded(0, 255, shape=shape, dtype=torch.uint8), lambda x: x
+    if "classes" in known and not isinstance(spec, Categorical | MultiCategorical | OneHot | MultiOneHot):
+        return Categorical(known["classes"], shape=shape, dtype=torch.int32), lambda x: x.to(torch.int32)
     if isinstance(spec, MultiOneHot):
         sizes = [box.n for box in spec.space]
         wire = Categorical(max(sizes), shape=(*shape[:-1], len(sizes)), dtype=torch.int32)
@@ -212,9 +243,15 @@ def _observation(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tenso
     if isinstance(spec, Categorical | MultiCategorical):
         classes = max(box.n for box in spec.space) if isinstance(spec, MultiCategorical) else spec.space.n
         return Categorical(classes, shape=shape, dtype=torch.int32), lambda x: x.to(torch.int32)
-    if spec.dtype == torch.uint8 and len(shape) == 3:
-        return Bounded(0, 255, shape=shape, dtype=torch.uint8), lambda x: x
-    shape = shape or torch.Size([1])
+    if isinstance(spec, Bounded) and len(shape) == 3:
+        low, high = float(spec.space.low.min()), float(spec.space.high.max())
+        whole = not spec.dtype.is_floating_point
+        picture = picture_of(tuple(shape), low, high, whole, channels, spec.dtype == torch.uint8)
+        if picture is not None and high < _HUGE:
+            known["source"] += ", channels first" if picture.first else ""
+            wire = Bounded(0, 255, shape=picture.wire_shape(image_size), dtype=torch.uint8)
+            return wire, lambda x: torch.from_numpy(picture.wire(x.numpy(), image_size))
+    shape = shape if 1 <= len(shape) <= 2 else torch.Size([shape.numel()])
     return Unbounded(shape=shape, dtype=torch.float32), lambda x: x.to(torch.float32).reshape(shape)
 
 
@@ -245,7 +282,8 @@ def _action(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
         low = torch.where(below, bounds[0], torch.where(above, bounds[1] - 2, low))
         high = torch.where(above, bounds[1], torch.where(below, bounds[0] + 2, high))
     middle, half = (high + low) / 2, (high - low) / 2
-    return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half)
+    # The last clip is for rounding: -3.3 may become -3.3000002, which the environment's own check refuses.
+    return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half).clamp(low, high)
 
 
 def _classes(spec: TensorSpec) -> int:
