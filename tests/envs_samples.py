@@ -137,4 +137,43 @@ class Lib(EnvBase):
         self.generator = torch.Generator().manual_seed(seed)
 
 
+class OldApi:
+    """An environment of the API before gymnasium, of no class that we know."""
+
+    def reset(self):
+        return np.zeros(2)
+
+    def step(self, action):
+        return np.zeros(2), 0.0, False, {}
+
+
+class Team(Lib):
+    """Two agents, each with a reward of its own."""
+
+    def __init__(self):
+        super().__init__()
+        one = Unbounded((1,), dtype=torch.float32)
+        self.reward_spec = Composite(left=Composite(reward=one), right=Composite(reward=one.clone()))
+
+
+class Given(gymnasium.Env):
+    """Observes what it is given, step by step, and echoes rewards; the last one again and again."""
+
+    def __init__(self, space, values, action=None, rewards=(1.0,)):
+        self.observation_space, self.values, self.rewards = space, values, rewards
+        self.action_space, self.taken, self.time = action or spaces.Discrete(2), [], 0
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return self.values[0], {}
+
+    def step(self, action):
+        assert action in self.action_space, action
+        self.time += 1
+        self.taken.append(action)
+        reward = self.rewards[min(self.time - 1, len(self.rewards) - 1)]
+        info = {"speed": 1.0}
+        return self.values[min(self.time, len(self.values) - 1)], reward, self.time % 4 == 0, False, info
+
+
 gymnasium.register("Registered-v0", "envs_samples:Sample", max_episode_steps=9)  # for Gym("envs_samples:Registered-v0")

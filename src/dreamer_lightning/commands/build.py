@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.fabric import Fabric
+from torch import nn
 from torchrl.envs import EnvBase
 
 from dreamer_lightning.callbacks import (
@@ -72,6 +74,19 @@ def probe(env: EnvFactory, seed: int) -> Specs:
     specs = specs_of(made)
     made.close()
     return specs
+
+
+def taken(specs: Specs, encoder: nn.Module) -> str:
+    """What the observations and actions are taken for, and which network reads each, in a line."""
+    parts = getattr(encoder, "parts", [encoder])
+    networks = {name: type(part).__name__ for part in parts for name in getattr(part, "keys", ()) or part.spaces}
+    words = []
+    for name, space in specs.obs.items():
+        source = f" from {space.source}" if space.source else ""
+        words.append(f"{name} is {space.words}{source} ({networks.get(name, 'no network')})")
+    actions = Counter(space.words for space in specs.action.values())
+    acted = ", ".join(f"{count} of {what}" if count > 1 else what for what, count in actions.items())
+    return f"observations: {'; '.join(words)}; actions: {acted}"
 
 
 def build_collector(

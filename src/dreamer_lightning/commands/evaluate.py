@@ -85,6 +85,7 @@ def write_film(agent: Agent, folder: Path, seed: int) -> str:
     except Exception as error:  # a picture is never worth the scores
         return f"no video: {type(error).__name__}: {error}"
     if episode is None:
-        return "no video: pictures cannot be drawn on this machine (no working GL, or the task has no picture)"
+        why = agent.env_factory.no_picture or "no working GL, or the task has no picture"
+        return f"no video: pictures cannot be drawn on this machine ({why})"
     path = write_video(folder / VIDEOS / "evaluation.mp4", np.stack(episode.frames), fps=30)
     return f"wrote {path} (greedy, score {episode.score:.1f})"

@@ -28,6 +28,7 @@ from dreamer_lightning.commands.build import (
     example_record,
     play_randomly,
     probe,
+    taken,
 )
 from dreamer_lightning.commands.checks import check_numbers, check_optimizer, check_start
 from dreamer_lightning.commands.devices import build_fabric, hardware, repeatable
@@ -239,6 +240,7 @@ def fit(
         callbacks=callbacks,
     )
     say(loop, hardware(devices, speed))
+    say(loop, taken(specs, dreamer.world_model.encoder))
     if found:
         restore(loop, found)
         say(loop, f"resumed at update {loop.clocks.update}")

@@ -30,7 +30,14 @@ def to_tensors(specs: Specs, obs: Arrays | np.ndarray, n: int, device: torch.dev
         raise UserError(f"obs: {', '.join(missing)} missing; the agent was trained on {', '.join(specs.obs)}")
     tensors, single = {}, False
     for name, space in specs.obs.items():
-        array = np.asarray(obs[name], dtype=space.dtype)
+        array = np.asarray(obs[name])
+        if space.discrete:  # in the environment's own numbers
+            array = array - np.asarray(space.start)
+            if array.size and not (array.min() >= 0 and array.max() < space.classes):
+                raise UserError(
+                    f"obs: {name} holds {np.asarray(obs[name]).tolist()}; the space is {space.source or space}"
+                )
+        array = array.astype(space.dtype)
         single = n == 1 and array.shape == space.shape
         if not single and array.shape != (n, *space.shape):
             raise UserError(f"obs: {name} has shape {array.shape}, expected {(n, *space.shape)} or {space.shape}")
@@ -48,5 +55,5 @@ def to_action(specs: Specs, action: Tensor) -> np.ndarray:
     numbers = layout.numbers(layout.clip(action.float()))
     if not next(iter(layout.values())).discrete:
         return layout.join(numbers).cpu().numpy()
-    classes = [number.cpu() for number in numbers.values()]
+    classes = [number.cpu() + space.start for number, space in zip(numbers.values(), layout.values(), strict=True)]
     return (classes[0] if len(classes) == 1 else torch.stack(classes, -1)).numpy()

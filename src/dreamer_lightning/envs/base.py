@@ -28,6 +28,7 @@ class EnvFactory(ABC):
 
     name: str
     repeat: int = 1
+    no_picture: str = ""  # why ``frame`` failed once; it is not tried again
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -41,12 +41,14 @@ class Custom(GymSuite):
             raise UserError(f"env.kwargs: {self.path} does not take them: {error}") from error
         except ValueError:  # a builtin without a signature
             pass
-        env = maker(**kwargs)
+        env: Any = maker(**kwargs)
         if isinstance(env, EnvBase):
             return self._wire_torchrl(env, seed)
         if not isinstance(env, gymnasium.Env):
+            old = hasattr(env, "reset") and hasattr(env, "step")
             raise UserError(
                 f"env.path: {self.path} makes a {type(env).__name__}; it must be a gymnasium.Env or a TorchRL EnvBase"
+                + ("; shimmy.GymV21CompatibilityV0(env=...) makes one of the old Gym API" if old else "")
             )
         if self.time_limit is not None:
             env = gymnasium.wrappers.TimeLimit(env, self.time_limit)
@@ -72,6 +74,9 @@ def load_object(path: str, option: str = "env.path") -> Any:
     module_name, colon, name = path.partition(":")
     if not colon or not module_name or not name:
         raise UserError(f"{option}: {path!r} must look like module:Class")
+    if module_name.endswith(".py"):
+        near = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(f"{option}: {path!r} names a file; did you mean {near}:{name}?")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

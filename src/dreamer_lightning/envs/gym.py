@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import gymnasium
@@ -50,13 +51,18 @@ class GymSuite(Suite):
         wire = Wire(wrapped, self.hidden, PREFIX, camera, shape, strict.facts, strict.starts, strict.notes)
         return TransformedEnv(wrapped, wire)
 
+    def prepare(self) -> None:
+        if find_spec("mujoco") is not None:  # whatever draws by it may end the process where no backend works
+            probe_gl()
+
     def _frame(self, env: EnvBase) -> np.ndarray | None:
         inner = getattr(env.base_env, "_env", None)
-        if getattr(inner, "render_mode", None) != "rgb_array":
+        if getattr(inner, "render_mode", None) != "rgb_array" or self.no_picture:
             return None
         try:
             return np.asarray(inner.render())
-        except Exception:  # a video is never worth a run: no package, no display, no texture
+        except Exception as error:  # the run goes on without videos: no package, no display, no texture
+            self.no_picture = line(error) or type(error).__name__
             return None
 
 
@@ -88,8 +94,6 @@ class Gym(GymSuite):
             raise UserError(f"env.task: {self.task}: cannot import {module}: {line(error)}") from error
         try:
             spec = gymnasium.spec(name)
-            if draw and "mujoco" in str(spec.entry_point):
-                probe_gl()
             if draw:
                 kwargs.setdefault("render_mode", "rgb_array")
             return gymnasium.make(spec, disable_env_checker=True, **kwargs)
@@ -104,7 +108,9 @@ class Gym(GymSuite):
         except (TypeError, ValueError) as error:
             if draw and not self.pixels and "render_mode" not in self.kwargs:  # it plays without pictures
                 return self._load(False)
-            raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {line(error)}") from error
+            if "unexpected keyword" in str(error):
+                raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {line(error)}") from error
+            raise UserError(f"env.task: {self.task} cannot be made: {type(error).__name__}: {line(error)}") from error
 
 
 def _rendered(env: gymnasium.Env) -> np.ndarray:

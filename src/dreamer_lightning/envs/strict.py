@@ -90,9 +90,10 @@ class Strict(gymnasium.Wrapper):
         self.action_space, self.write, self.starts = action(env.action_space)
 
     @property
-    def num_envs(self) -> None:
-        """TorchRL takes an environment with such a number for several of them."""
-        raise AttributeError("num_envs")
+    def unwrapped(self) -> gymnasium.Env:
+        """The environment itself, unless it has a ``num_envs``, by which TorchRL would take it for several."""
+        inner = self.env.unwrapped
+        return self if hasattr(inner, "num_envs") else inner
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         self.steps = 0

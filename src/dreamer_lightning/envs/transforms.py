@@ -110,7 +110,14 @@ class Wire(Transform):
             raise UserError(f"env: an observation cannot be called {taken[0]!r}; rename it, or hide it (env.hide)")
         self.observation = Composite(specs)
         self.classes = {name: spec.space.n for name, spec in specs.items() if isinstance(spec, Categorical)}
+        for kind, keys in (("action", env.action_keys), ("reward", env.reward_keys)):
+            if len(keys) > 1:
+                names = ", ".join(map(str, keys))
+                raise UserError(f"env: it has several {kind}s ({names}); environments of one agent and one reward work")
         self.action_key, self.reward_key = env.action_key, env.reward_key
+        self.ends = {name: key for key in env.done_keys if (name := key if isinstance(key, str) else key[-1]) in _ENDS}
+        self.state_keys = list(env.state_spec.keys(True, True)) if env.state_spec is not None else []
+        self.state: dict[Any, Tensor] = {}  # what an environment that keeps nothing itself wants to be told again
         self.action, self.write = _action(env.action_spec)
         self.steps = 0
         self.repair: Repair | None = None
@@ -136,16 +143,20 @@ class Wire(Transform):
         reward = source.get(self.reward_key, None)
         if reward is not None:
             out["reward"] = finite("reward", reward.to(torch.float32).reshape(1), self.steps, self.repair)
-        done = source.get("done")
-        for key in _ENDS:
-            flag = source.get(key, None)
-            out[key] = torch.zeros_like(done) if flag is None else flag
+        for key in self.state_keys:
+            self.state[key] = source.get(key, self.state.get(key))
+        done = source.get(self.ends["done"]).reshape(1)
+        for name in _ENDS:
+            flag = source.get(self.ends.get(name, name), None)
+            out[name] = torch.zeros_like(done) if flag is None else flag.reshape(1)
         return TensorDict._new_unsafe(out, source.batch_size)
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action", None)
         if action is not None:
             tensordict.set(self.action_key, self.write(action))
+            for key, value in self.state.items():
+                tensordict.set(key, value)
         return tensordict
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
