@@ -156,10 +156,10 @@ class AbstractActorCritic(nn.Module, ABC):
     def entropy_norm(self, entropy: Tensor) -> Tensor | None:
         """The mean of entropies in the policy's range: 0 is as little choice as possible, 1 as much as possible.
 
-        None where the policy has no range.
+        None where the policy has no range, or no choice.
         """
         bounds = self.policy.entropy_range
-        return (entropy.mean() - bounds[0]) / (bounds[1] - bounds[0]) if bounds else None
+        return (entropy.mean() - bounds[0]) / (bounds[1] - bounds[0]) if bounds and bounds[1] > bounds[0] else None
 
     @torch.no_grad()
     def metrics(self, dream, ret, adv, tar, weight, entropy, ret_scale) -> Metrics:

@@ -36,7 +36,7 @@ class Batch(EnvBase):
             raise
         n = len(seats)
         super().__init__(batch_size=[n])
-        self.seats, self.rows = seats, [{} for _ in seats]
+        self.seats, self.rows = seats, list[Row]({} for _ in seats)
         observation, action, reward, done = (spec.expand(n, *spec.shape).clone() for spec in specs[0])
         self.observation_spec, self.full_action_spec = observation, action
         self.full_reward_spec, self.full_done_spec = reward, done
@@ -77,9 +77,9 @@ class Batch(EnvBase):
             The environments that stay where they are: their state is missing or does not fit.
         """
         refused = []
-        for i, (seat, state) in enumerate(zip(self.seats, states, strict=True)):
-            fits = state and (seat.set_state(state) if isinstance(seat, Guard) else seat.ask("set_state", state))
-            if not fits:
+        for i, state in enumerate(states):
+            seat = self.seats[i]
+            if not state or not (seat.set_state(state) if isinstance(seat, Guard) else seat.ask("set_state", state)):
                 refused.append(i)
             elif "row" in state:
                 seat.row = self.rows[i] = state["row"]
@@ -89,8 +89,7 @@ class Batch(EnvBase):
         """Each environment is seeded when it is made."""
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        if not self.is_closed:
-            _close(self.seats)
+        _close(self.seats)
         self.is_closed = True
 
 

@@ -75,8 +75,8 @@ def load_object(path: str, option: str = "env.path") -> Any:
     if not colon or not module_name or not name:
         raise UserError(f"{option}: {path!r} must look like module:Class")
     if module_name.endswith(".py"):
-        near = module_name.removesuffix(".py").strip("./").replace("/", ".")
-        raise UserError(f"{option}: {path!r} names a file; did you mean {near}:{name}?")
+        found = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(f"{option}: {path!r} names a file; did you mean {found}:{name}?")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

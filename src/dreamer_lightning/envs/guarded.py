@@ -160,9 +160,10 @@ class Guard:
             return cut(self.row)
         self.in_a_row = 0
         if self.wire is not None and self.wire.notes:
-            for note in self.wire.notes if self.failures else ():
-                self.failures.tell(self.index, note, kind="note")
-            self.wire.notes.clear()
+            notes, self.wire.notes[:] = list(self.wire.notes), []
+            if self.failures is not None:
+                for note in notes:
+                    self.failures.tell(self.index, note, kind="note")
         return {**self._keep(after), "reward": after.get("reward")}
 
     def _keep(self, after: TensorDict) -> Row:
@@ -210,6 +211,7 @@ class Guard:
         self.floats = [name for name in floats if not str(name).startswith(LOG_PREFIX)]  # those never reach the model
 
     def _masked(self, name: str, step: int) -> None:
+        assert self.failures is not None
         self.failures.tell(self.index, f"{name} was NaN or infinite at step {step} of an episode, now 0", kind="masked")
 
     def get_state(self) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ class GymSuite(Suite):
             probe_gl()
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
-        inner = getattr(env.base_env, "_env", None)
+        inner: Any = getattr(env.base_env, "_env", None)
         if getattr(inner, "render_mode", None) != "rgb_array" or self.no_picture:
             return None
         try:

@@ -197,7 +197,7 @@ def flatten(space: spaces.Space, value: Any, root: str, name: str = "") -> Itera
 
 
 def _picture(space: spaces.Box, channels: Channels, kind: Any = None):
-    low, high = np.min(space.low), np.max(space.high)
+    low, high = float(np.min(space.low)), float(np.max(space.high))
     alike = kind == "image" or (space.low == low).all() and (space.high == high).all()
     whole = np.issubdtype(space.dtype, np.integer)
     usual = kind in (None, "image") and alike and space.dtype != bool
@@ -212,10 +212,10 @@ def reader(name: str, space: spaces.Space, image_size: int, channels: Channels =
         last = start + classes - 1
         return Reader(spaces.Discrete(classes), lambda x: np.asarray(x - start, np.int64), facts, start, last)
     if isinstance(space, spaces.MultiDiscrete):
-        classes, start = int(np.max(space.nvec)), space.start
-        facts = {"classes": classes, "start": start.tolist() if start.any() else 0, "source": str(space)}
-        wire = spaces.MultiDiscrete(np.full(space.shape, classes))
-        return Reader(wire, lambda x: np.asarray(x - start, np.int64), facts, start, start + space.nvec - 1)
+        classes, first = int(np.max(space.nvec)), space.start
+        facts = {"classes": classes, "start": first.tolist() if first.any() else 0, "source": str(space)}
+        wire: spaces.Space = spaces.MultiDiscrete(np.full(space.shape, classes))
+        return Reader(wire, lambda x: np.asarray(x - first, np.int64), facts, first, first + space.nvec - 1)
     if isinstance(space, spaces.MultiBinary):
         wire = spaces.MultiDiscrete(np.full(space.shape, 2))
         return Reader(wire, lambda x: np.array(x, np.int64), {"source": str(space)}, 0, 1)
