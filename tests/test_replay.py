@@ -467,6 +467,48 @@ def owners(replay: Replay, stream: int) -> list[int]:
     return [int(replay.data["obs", "id"][stream, n % replay.slots, 0]) for n in numbers]
 
 
+# ---- another sampler ---------------------------------------------------------------------------------------------
+
+
+class Prioritized(Replay):
+    """Draws what was predicted badly more often; what was never trained on comes before all else."""
+
+    def __init__(self, *args, power: float = 1.0, **options):
+        super().__init__(*args, **options)
+        self.power, self.errors = power, {}
+
+    def draw(self, count):
+        places = [(s, self.first(s) + i) for s, windows in enumerate(self.windows()) for i in range(windows)]
+        weights = torch.tensor([self.errors.get(place, 1e3) for place in places]) ** self.power
+        chosen = torch.multinomial(weights, count, True, generator=self.generator).tolist()
+        return zip(*(places[i] for i in chosen), strict=True)
+
+    def after_update(self, streams, starts, losses):
+        self.errors |= dict(
+            zip(zip(streams.tolist(), starts.tolist(), strict=True), losses["dyn"].tolist(), strict=True)
+        )
+
+    def state_dict(self):
+        return super().state_dict() | {"errors": [[*place, error] for place, error in self.errors.items()]}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.errors = {(stream, start): error for stream, start, error in state["errors"]}
+
+
+def test_a_prioritized_sampler_is_a_subclass_and_is_saved(tmp_path):
+    options = {"capacity": 60, "length": 5, "num_streams": 2, "online": False}
+    replay = Prioritized(batch_size=200, **options)
+    assert (replay.wants_losses, filled().wants_losses) == (True, False)
+    replay.extend([plain(stream, 0, 20) for stream in range(2)])
+    everything = torch.arange(2 * 16)
+    replay.after_update(everything % 2, everything // 2, {"dyn": (everything == 7).float()})
+    assert replay.sample()["index"][:, 0].unique().tolist() == [7]
+    other = Prioritized(batch_size=200, **options)
+    loaded(other, saved(ReplayFiles(replay, tmp_path)))
+    same(replay, other)
+
+
 # ---- any interleaving --------------------------------------------------------------------------------------------
 
 

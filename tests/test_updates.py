@@ -21,7 +21,9 @@ STREAMS, STEPS, LENGTH = 2, 40, 6
 IMAGES = Specs({"camera": Space((48, 48, 3), "uint8"), "height": Space(())}, tiny.SPECS.action)
 
 
-def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda dreamer: dreamer, **options):
+def make(
+    kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda dreamer: dreamer, memory=Replay, **options
+):
     """An update over a replay of random records, the same for the same arguments; ``forward`` is what Fabric wraps."""
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     dreamer = tiny.agent()
@@ -29,7 +31,7 @@ def make(kind, accelerator="cpu", precision="32-true", lr=1e-3, forward=lambda d
     module, optimizer = fabric.setup(
         forward(dreamer), LaProp([p for p in dreamer.parameters() if p.requires_grad], lr=lr, warmup=0)
     )
-    replay = Replay(capacity=1000, batch_size=4, length=LENGTH, num_streams=STREAMS, seed=1)
+    replay = memory(capacity=1000, batch_size=4, length=LENGTH, num_streams=STREAMS, seed=1)
     rssm = dreamer.world_model.rssm
     records = []
     for stream in range(STREAMS):
@@ -109,6 +111,28 @@ def test_every_kind_of_update_computes_the_same(name):
     assert_same(plain, other, rtol=0, atol=0)
     assert stored(plain).any()
     assert list(other.sanity.losses) == list(plain.sanity.losses) != []
+
+
+class Hearing(Replay):
+    def after_update(self, streams, starts, losses):
+        self.heard = (streams.tolist(), starts.tolist(), losses)
+
+
+@pytest.mark.parametrize("name", ["plain", *OTHERS])
+def test_a_replay_hears_the_losses_of_each_sequence_if_it_wants_to(name):
+    kind, options = (OTHERS | {"plain": (Update, {})})[name]
+    update, deaf = make(kind, memory=Hearing, **options), make(kind, **options)
+    drawn = make(kind).replay.sample()["index"][:, 0].tolist()
+    metrics, same = update(), deaf()
+    for each in (update, deaf):
+        each.finish()
+    assert all(torch.equal(metrics[key], same[key]) for key in same)
+    streams, starts, losses = update.replay.heard
+    assert [start * STREAMS + stream for stream, start in zip(streams, starts, strict=True)] == drawn
+    for key, value in losses.items():
+        assert value.shape == (4,)
+        torch.testing.assert_close(value.mean(), metrics[f"loss/{key}"])
+    assert {"reward", "dyn", "policy"} <= losses.keys()
 
 
 @pytest.mark.parametrize("name", ["static", "late"])

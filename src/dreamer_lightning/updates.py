@@ -21,12 +21,16 @@ WARM_UP = 3  # updates before the capture: libraries allocate their workspaces, 
 
 
 class Outcome(NamedTuple):
-    """Of a step: packed ``latents`` [b, t, .], 0-d ``metrics``, and ``norms`` [p] of the ``parameters``' gradients."""
+    """Of a step: packed ``latents`` [b, t, .], 0-d ``metrics``, and ``norms`` [p] of the ``parameters``' gradients.
+
+    ``losses`` [b] are means over each sequence, for a replay that wants them.
+    """
 
     latents: dict[str, Tensor]
     metrics: Metrics
     norms: Tensor
     parameters: list[nn.Parameter]
+    losses: dict[str, Tensor]
 
 
 class Sent(NamedTuple):
@@ -106,7 +110,11 @@ class Update:
         parameters = [p for p in self.dreamer.parameters() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([p.grad for p in parameters]))  # type: ignore[misc]
         metrics = {**output.metrics, "opt/grad_norm": torch.linalg.vector_norm(norms)}
-        return Outcome(output.latents, metrics, norms, parameters)
+        losses = {
+            name: value.detach().float().reshape(b, -1).mean(1)
+            for name, value in (output.losses.items() if self.replay.wants_losses else ())
+        }
+        return Outcome(output.latents, metrics, norms, parameters, losses)
 
     def apply(self) -> None:
         """Optimizer and slow critic."""
@@ -125,6 +133,7 @@ class Update:
             return Sent(index, batch, outcome, numbers, None)
         if self.replay.storage.device.type != "cuda":
             outcome = outcome._replace(latents={key: to_host(value) for key, value in outcome.latents.items()})
+        outcome = outcome._replace(losses={name: to_host(value) for name, value in outcome.losses.items()})
         numbers, event = to_host(numbers), torch.cuda.Event()
         event.record()
         return Sent(index, batch, outcome, numbers, event)
@@ -136,9 +145,16 @@ class Update:
         if sent.event is not None:
             sent.event.synchronize()
         if self.sanity.fine(*sent.numbers.tolist()):
-            self.replay.write_latents(sent.records, sent.outcome.latents)
+            self.tell(sent.records, sent.outcome)
         else:
             self.sanity.stop(self.story(sent.records, sent.batch, sent.outcome))
+
+    def tell(self, index: Tensor, outcome: Outcome) -> None:
+        """Write latents to the replay, and let it hear the losses if it wants them."""
+        self.replay.write_latents(index, outcome.latents)
+        if outcome.losses:
+            starts, streams = index[:, 0] // self.replay.num_streams, index[:, 0] % self.replay.num_streams
+            self.replay.after_update(streams, starts, outcome.losses)
 
     def story(self, index: Tensor, batch: Any, outcome: Outcome) -> str:
         """Where the bad numbers of an update are."""
@@ -173,7 +189,7 @@ class SkippingUpdate(Update):
             torch._foreach_copy_(buffers, before)
             return {}
         self.apply()
-        self.replay.write_latents(index, outcome.latents)
+        self.tell(index, outcome)
         return outcome.metrics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -64,6 +65,7 @@ from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.loop import Loop
 from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
 from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store.lock import held
 from dreamer_lightning.types import Count, Discount, Size, UserError
 from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
 from dreamer_lightning.world_model import WorldModel
@@ -241,31 +243,35 @@ def fit(
     )
     say(loop, hardware(devices, speed))
     say(loop, taken(specs, dreamer.world_model.encoder))
-    if found:
-        restore(loop, found)
-        say(loop, f"resumed at update {loop.clocks.update}")
-    elif resume:
-        say(loop, f"no complete checkpoint in {folder}: starting over")
-    if loaded:
-        say(loop, loaded)
-    if devices.is_global_zero:  # nothing is written before everything is built, and what was saved fits
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
-        atomic.write_atomic(folder / runfolder.SPECS, json.dumps(asdict(specs)))
-    try:
-        loop.run()
-    finally:
-        with suppress(Exception):  # what broke the run may not close, either
-            acting.shutdown()
+    with held(folder, devices):
+        check_run_dir(str(folder), resume, limits)  # another run may have begun there meanwhile
+        if found:
+            restore(loop, found)
+            say(loop, f"resumed at update {loop.clocks.update}")
+        elif resume:
+            say(loop, f"no complete checkpoint in {folder}: starting over")
+        if loaded:
+            say(loop, loaded)
+        if devices.is_global_zero:  # nothing else is written before everything is built, and what was saved fits
+            atomic.write_atomic(folder / runfolder.CONFIG, runfolder.public(config_text))
+            atomic.write_atomic(folder / runfolder.SPECS, json.dumps(asdict(specs)))
+        try:
+            loop.run()
+        finally:
+            with suppress(Exception):  # what broke the run may not close, either
+                acting.shutdown()
     from dreamer_lightning.workshop.diagnose import closing  # the one thing of the workshop that a run needs
 
     return Run(folder, closing(folder) if devices.is_global_zero else "")
 
 
 def default_run_dir(env: EnvFactory, what: str, seed: int) -> str:
-    """runs/TASK-WHAT-sSEED-TIME; WHAT is the name of the sizes, or of a yardstick's algorithm."""
+    """runs/TASK-WHAT-sSEED-TIME-XXXXXX; WHAT is the name of the sizes, or of a yardstick's algorithm.
+
+    The six digits tell runs that begin in the same second from each other.
+    """
     task = env.name.replace("/", "_").replace(":", "_")
-    return str(Path("runs") / f"{task}-{what}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return str(Path("runs") / f"{task}-{what}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
 
 
 def check_run_dir(folder: str, resume: str | None, limits: Limits, resumable: bool = True) -> Path:

@@ -281,8 +281,8 @@ class Replay:
         Args:
             streams: stream of each window [b], int64 on the host.
             starts: number of its first record [b].
-            losses: means over each window's steps [b], by the names of the losses, on the device of training; to read
-                them waits for it.
+            losses: means over each window's steps [b], by the names of the losses such as ``dyn`` or ``recon/image``;
+                on a GPU they were fetched while the next update ran.
         """
 
     @property
