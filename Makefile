@@ -16,6 +16,7 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
+	$(if $(PYTEST),,$(BIN)/python -m pytest -m compile)
 
 # The first of these that really runs is 3.11 or 3.12 (labmaze, which dm_control needs, has no newer wheels).
 $(BIN)/python:

@@ -300,7 +300,7 @@ def test_what_the_loops_cannot_do_is_stepped_through(change, options, monkeypatc
     assert not seen
 
 
-def test_shapes_that_do_not_fit_are_told_not_read():
+def test_shapes_that_do_not_fit_are_told_not_read(unchecked):
     """Where torch broadcasts, so do the fast paths; where it raises, they do."""
     rssm, generator = make("round"), torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -34,6 +34,7 @@ from dreamer_lightning.types import (
 Noise = tuple[Shaped[Tensor, "n h ..."], Float[Tensor, "n h+1 a"]]  # draws for the latents and the actions of dreams
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """What imagination needs of a world model."""
 
@@ -149,7 +150,7 @@ class AbstractActorCritic(nn.Module, ABC):
         feat = dynamics.retrace(latent, action).feat
         return Dream(feat, action, *frozen(dynamics, "predict")(feat))
 
-    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n h+1 a"]:
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "{n} {self.imag_length+1} a"]:
         """Draws for the actions of ``n`` dreams."""
         return self.policy.noise((n, self.imag_length + 1), generator, self.updates.device)
 

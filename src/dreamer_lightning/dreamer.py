@@ -135,7 +135,7 @@ class Dreamer(nn.Module):
         self,
         obs: dict[str, Tensor],
         state: State,
-        is_first: Bool[Tensor, n],
+        is_first: Bool[Tensor, " n"],
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[Float[Tensor, "n a"], State]:

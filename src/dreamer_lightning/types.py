@@ -5,7 +5,7 @@ Shape legend, used in signatures and trailing comments everywhere:
 =========  ==================================================================
 ``b``      sequences in a batch (or environments while acting)
 ``t``      time steps of a sequence
-``h``      imagined steps (``imag_length``); ``h+1`` counts the start state
+``h``      imagined steps (``imag_length``); ``h+1``, or ``h1`` where no ``h`` is beside it, counts the start state
 ``n``      imagined trajectories, ``b * k`` with ``k`` start states a sequence
 ``d``      ``deter``: size of the deterministic state
 ``z``      flat size of the stochastic state: groups x classes, or Gaussian dims

@@ -175,7 +175,7 @@ class WorldModel(L.LightningModule):
         """Dream from latents [n, .] under a policy; see ``BlockRSSM.imagine``."""
         return self.rssm.imagine(latent, policy, noise)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
         """A finished dream as a function of its actions; see ``BlockRSSM.retrace``."""
         return self.rssm.retrace(latent, action)
 

@@ -6,7 +6,7 @@ An update from 1024 states spends as long in such chains as in matrix products i
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -21,7 +21,7 @@ PARTS = 16  # sums into which a reduction over rows is cut: fixed, so that the r
 
 def heard() -> bool:
     """Whether somebody listens to every module of the process, as some profilers do."""
-    return torch.nn.modules.module._has_any_global_hook()
+    return bool(torch.nn.modules.module._has_any_global_hook())
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -129,7 +129,7 @@ class Norm:
 # One-hot draws.
 
 
-def draw(logits: Float[Tensor, "*b c"], noise: Float[Tensor, "*b"], unimix: float) -> Float[Tensor, "*b c"]:
+def draw(logits: Float[Tensor, "*b c"], noise: Shaped[Tensor, "*b"], unimix: float) -> Float[Tensor, "*b c"]:
     """A one-hot draw without a gradient: ``onehot.draw`` of ``onehot.mixed_probs``."""
     if not usable(logits, noise) or noise.shape != logits.shape[:-1]:  # class indices instead of noise go this way too
         return onehot.draw(onehot.mixed_probs(logits, unimix), noise)

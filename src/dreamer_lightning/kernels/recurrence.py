@@ -130,7 +130,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
         prev_action: Float[Tensor, "b a"],
         embed: Float[Tensor, "b e"],
         is_first: Bool[Tensor, " b"],
-        noise: Float[Tensor, "b s"],
+        noise: Shaped[Tensor, "b ..."],
     ) -> tuple[Float[Tensor, "b f"], dict[str, Tensor]]:
         if not self.acts(packed, prev_action, embed, is_first, noise):
             return super().observe_packed(packed, prev_action, embed, is_first, noise)
@@ -157,7 +157,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
         return known and loops.usable(deter, prev_action, embed, noise, self.read.gates.weight)
 
     def imagine(
-        self, latent: Latent, policy: Policy, noise: Float[Tensor, "n h s"]
+        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
     ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
         """Without a gradient each state is written where it stays, beside those of its step."""
         if not self.dreams(latent, noise):
@@ -181,7 +181,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
         fits = noise.ndim == 3 and noise.shape[2] == self.latents.groups and len(latent.deter) == len(noise)
         return fits and loops.usable(*latent, noise, self.read.gates.weight)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
         if not self.scans():
             return super().retrace(latent, action)
         with full_precision(latent.deter.device):

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dreamer_lightning.nets.outputs import LOG_SQRT_2PI, Distribution, Normal, sum_event
@@ -32,7 +32,7 @@ class OneHot(Distribution):
     def pred(self) -> Float[Tensor, "*b c"]:
         return self.one_hot(self.logp)
 
-    def log_prob(self, event: Float[Tensor, "*b c"]) -> Tensor:
+    def log_prob(self, event: Shaped[Tensor, "*b c"]) -> Tensor:
         return sum_event((self.logp * event).sum(-1), self.event_dims)
 
     def sample(self, noise: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:

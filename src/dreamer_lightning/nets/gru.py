@@ -112,10 +112,10 @@ class GRURSSM(RSSM):
         x = self.stoch_in(torch.cat([latent.stoch, action_in], -1))
         return self.cell(x, latent.deter.to(x.dtype))
 
-    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b ..."]:
+    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, ...]:
         return self.latents.params(self.post_params(self.post_mlp(torch.cat([deter, embed], -1))))
 
-    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
+    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, ...]:
         return self.latents.params(self.prior_params(self.prior_mlp(deter)))
 
 

@@ -53,11 +53,11 @@ class RSSM(nn.Module, ABC):
         """The action as the recurrence takes it."""
 
     @abstractmethod
-    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b ..."]:
+    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, ...]:
         """Parameters of ``stoch`` given the past and the observation."""
 
     @abstractmethod
-    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
+    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, ...]:
         """Parameters of ``stoch`` given the past alone."""
 
     # One step: the equations.
@@ -69,7 +69,7 @@ class RSSM(nn.Module, ABC):
         embed: Float[Tensor, "*b e"],
         is_first: Bool[Tensor, "*b"],
         noise: Shaped[Tensor, "*b n"],
-    ) -> tuple[Latent, Float[Tensor, "*b ..."]]:
+    ) -> tuple[Latent, Float[Tensor, ...]]:
         """One step on real data; where ``is_first``, the past is forgotten. Returns the posterior latent and logits."""
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
         deter = self.core(self.forget(latent, keep), self.project_action(prev_action * keep))
@@ -78,7 +78,7 @@ class RSSM(nn.Module, ABC):
 
     def imagine_step(
         self, latent: Latent, action: Float[Tensor, "*b a"], noise: Shaped[Tensor, "*b n"]
-    ) -> tuple[Latent, Float[Tensor, "*b ..."]]:
+    ) -> tuple[Latent, Float[Tensor, ...]]:
         """One step in the dream. Returns the prior latent and its logits."""
         deter = self.core(latent, self.project_action(action))
         logits = self.prior(deter)
@@ -127,7 +127,7 @@ class RSSM(nn.Module, ABC):
             actions.append(policy(latent.feat, step + 1))
         return Latent.stack(latents), torch.stack(actions, 1)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held: the same states,
         from each of which gradients flow to the actions before it.
 
@@ -137,7 +137,7 @@ class RSSM(nn.Module, ABC):
         """
         return frozen(self, "retrace_steps")(latent, action)
 
-    def retrace_steps(self, latent: Latent, action: Float[Tensor, "n h+1 a"]) -> Latent:
+    def retrace_steps(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
         """``retrace`` step by step."""
         latents = [latent.map(lambda x: x[:, 0])]
         for step in range(1, action.shape[1]):
@@ -151,11 +151,11 @@ class RSSM(nn.Module, ABC):
         """The latent where ``keep`` is 1, and the state before an episode's first step where it is 0: zeros."""
         return latent.map(lambda x: x * keep)
 
-    def draw(self, params: Float[Tensor, "*b ..."], noise: Shaped[Tensor, "*b n"]) -> Float[Tensor, "*b z"]:
+    def draw(self, params: Float[Tensor, ...], noise: Shaped[Tensor, "*b n"]) -> Float[Tensor, "*b z"]:
         """A draw of ``stoch``, flat, with a gradient."""
         return self.latents.draw(params, noise)
 
-    def loss(self, post: Float[Tensor, "*b ..."], prior: Float[Tensor, "*b ..."]) -> tuple[Losses, Metrics]:
+    def loss(self, post: Float[Tensor, " *params"], prior: Float[Tensor, " *params"]) -> tuple[Losses, Metrics]:
         """KL between post and prior, each side held in turn; summed over the latents, then clipped to the free nats.
 
         ``dyn`` = max(free, KL(sg(post) || prior)) trains the prior, ``rep`` = max(free, KL(post || sg(prior))) the
@@ -266,11 +266,11 @@ class BlockRSSM(RSSM):
         """Project the action, scaled back to [-1, 1] without a gradient through the scale."""
         return self.action_in(action / action.detach().abs().clamp(min=1))
 
-    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, "*b ..."]:
+    def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, ...]:
         x = embed if self.absolute else torch.cat([deter, embed], -1)
         return self.latents.params(self.post_logits(self.post_mlp(x)))
 
-    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, "*b ..."]:
+    def prior(self, deter: Float[Tensor, "*b d"]) -> Float[Tensor, ...]:
         return self.latents.params(self.prior_logits(self.prior_mlp(deter)))
 
 

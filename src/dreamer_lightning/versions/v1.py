@@ -43,7 +43,7 @@ class ActorCriticV1(AbstractActorCritic):
         losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
         return by_start(losses, terminal), metrics
 
-    def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h-1"]]:
+    def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h1"]]:
         """Policy and value losses [n, h-1], and the lambda-returns of states 1 to h-1."""
         feat, live = dream.feat[:, 1:], dream.cont[:, 1:] * self.dream_discount
         boot = frozen(self.value)(feat).pred()
