@@ -179,7 +179,7 @@ def test_the_first_states_continue_is_the_true_one(kind, contdisc, want):
     assert first_cont(made, torch.tensor([[False, True]])).tolist() == [[want], [0.0]]
 
 
-def test_2023_dreams_end_or_they_do_not():
+def test_2023_dreams_end_or_they_do_not(unchecked):
     """The dreams that each version learns from, where the continue head says 0.4, 0.6 and 0.99."""
     for kind, want in (("2023", [1.0, 0.0, 1.0, 1.0]), ("v2", [1.0, 0.4, 0.6, 0.99]), ("v1", [1.0, 0.4, 0.6, 0.99])):
         made, seen = agent(kind), []
