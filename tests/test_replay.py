@@ -209,6 +209,15 @@ def test_memory_mapped_disk_space_is_reserved(tmp_path):
     assert sum(file.stat().st_blocks * 512 for file in files) >= 60 * replay.bytes_per_step
 
 
+def test_systems_without_these_calls_have_a_replay(tmp_path, monkeypatch):
+    """As macOS, where neither free memory is told nor disk space reserved."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError("unrecognized name")))
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: not str(path).startswith(("/proc", "/sys")) and exists(path))
+    same(filled(20), filled(20, storage="memmap", folder=tmp_path))
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
 def test_wide_rows_lie_in_huge_pages(dtype):
     """Rows of a page and more are written and read like others, from memory that asks for huge pages."""

@@ -6,9 +6,11 @@ fraction of a microsecond there, several in torch. On a device one gather reads 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -111,7 +113,7 @@ class Storage:
         for key, value in rows.items():
             self.reserve(key, (slots, *value.shape[1:]), value.dtype)
 
-    def free(self) -> int:
+    def free(self) -> float:
         """Bytes that may still be reserved."""
         return free_bytes(self.folder if self.kind == "memmap" else None)
 
@@ -143,7 +145,10 @@ class Storage:
         file.unlink(missing_ok=True)
         with open(file, "wb") as handle:
             try:
-                os.posix_fallocate(handle.fileno(), 0, max(1, size) * dtype.itemsize)
+                if hasattr(os, "posix_fallocate"):  # not on macOS: there the disk may still fill up later
+                    os.posix_fallocate(handle.fileno(), 0, max(1, size) * dtype.itemsize)
+                else:
+                    handle.truncate(max(1, size) * dtype.itemsize)
             except OSError as error:
                 file.unlink()
                 raise UserError(
@@ -187,7 +192,7 @@ class DeviceStorage(Storage):
         super().__init__("device")
         self.device = device
 
-    def free(self) -> int:
+    def free(self) -> float:
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_bytes()
 
     def reserve(self, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -237,13 +242,15 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def free_bytes(folder: Path | None = None) -> int:
+def free_bytes(folder: Path | None = None) -> float:
     """Free disk space of a folder that need not exist yet, or else the memory that this process may still take."""
     if folder is not None:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
-    limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits: list[float] = [math.inf]  # where the system does not say, as on macOS, nothing is refused
+    with suppress(AttributeError, ValueError, OSError):
+        limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
