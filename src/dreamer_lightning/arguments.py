@@ -42,27 +42,51 @@ def options_of(command: Command) -> tuple[str, list[Option]]:
         UserError: the command's module has no source text with such a function.
     """
     module, _, name = command.target.partition(":")
-    spec = find_spec(module)
-    tree = ast.parse(Path(spec.origin).read_text("utf-8")) if spec and spec.origin else ast.Module([], [])
+    tree = source(module)
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     if not found:
         raise UserError(f"command {command.name}: {command.target} is no function in a file of Python")
-    doc = inspect.cleandoc(ast.get_docstring(found[0]) or "")
-    texts = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("Args:")[2], re.MULTILINE))
+    doc, texts = described(found[0])
     arguments = [*found[0].args.args, *found[0].args.kwonlyargs]
     lacking = len(found[0].args.args) - len(found[0].args.defaults)
     defaults = [None] * lacking + [*found[0].args.defaults, *found[0].args.kw_defaults]
-    own = [
-        Option(
-            argument.arg,
-            ast.unparse(argument.annotation) if argument.annotation else "",
-            ast.unparse(default) if default else None,
-            " ".join(texts.get(argument.arg, "").split()),
-        )
-        for argument, default in zip(arguments, defaults, strict=True)
-        if argument.arg not in INTERNAL
-    ]
+    own: list[Option] = []
+    for argument, default in zip(arguments, defaults, strict=True):
+        kind = ast.unparse(argument.annotation) if argument.annotation else ""
+        if argument.arg not in INTERNAL:
+            own += flat(tree, kind) or [option(argument.arg, kind, default, texts)]
     return doc, own + (options_of(COMMANDS[command.takes])[1] if command.takes else [])
+
+
+def source(module: str) -> ast.Module:
+    """The source text of a module, as a tree; empty if there is none."""
+    spec = find_spec(module)
+    return ast.parse(Path(spec.origin).read_text("utf-8")) if spec and spec.origin else ast.Module([], [])
+
+
+def described(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, dict[str, str]]:
+    """A docstring, and what it says of each parameter."""
+    doc = inspect.cleandoc(ast.get_docstring(node) or "")
+    return doc, dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("Args:")[2], re.MULTILINE))
+
+
+def option(name: str, kind: str, default: ast.expr | None, texts: dict[str, str]) -> Option:
+    """One parameter."""
+    return Option(name, kind, ast.unparse(default) if default else None, " ".join(texts.get(name, "").split()))
+
+
+def flat(tree: ast.Module, kind: str) -> list[Option]:
+    """The options of a group without a name (``commands.options.Flat``) that a module imports; none for other types."""
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    homes = [node.module for node in imports if node.module and kind in [alias.name for alias in node.names]]
+    classes = [node for home in homes for node in source(home).body if isinstance(node, ast.ClassDef)]
+    groups = [node for node in classes if node.name == kind and "Flat" in map(ast.unparse, node.bases)]
+    return [
+        option(ast.unparse(field.target), ast.unparse(field.annotation), field.value, described(group)[1])
+        for group in groups
+        for field in group.body
+        if isinstance(field, ast.AnnAssign)
+    ]
 
 
 def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dreamer_lightning import configfiles, migration
-from dreamer_lightning.arguments import INTERNAL, rewrite
+from dreamer_lightning.arguments import INTERNAL, options_of, rewrite
 from dreamer_lightning.commands import COMMANDS, Command, find
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.explain import explain
@@ -35,7 +36,14 @@ def parse(name: str, args: Sequence[str]) -> tuple[Callable, dict[str, Any]]:
         options["options"] = {key: options.pop(key) for key in list(options) if key not in own}
     if "config_text" in own:
         options["config_text"] = parser.dump(parsed, skip_unset=False)
-    return functions[0], options
+    return partial(call, functions[0]), options
+
+
+def call(function: Callable, **options: Any) -> Any:
+    """Call a command with its options by name."""
+    from dreamer_lightning.commands.options import grouped
+
+    return function(**grouped(function, options))
 
 
 def function_of(command: Command) -> Callable:
@@ -49,7 +57,7 @@ def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTER
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
-    from dreamer_lightning.commands.options import Duration
+    from dreamer_lightning.commands.options import Duration, flat_groups
     from dreamer_lightning.types import Count
 
     register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
@@ -64,7 +72,10 @@ def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTER
     )
     parser.add_argument("--config", action="config", help="YAML file, by path or shipped name; repeat it: later wins")
     for function in functions:
-        parser.add_function_arguments(function, skip=set(skip))
+        groups = flat_groups(function)
+        for kind in groups.values():
+            parser.add_class_arguments(kind, instantiate=False, skip=set(skip))
+        parser.add_function_arguments(function, skip={*skip, *groups})
     return parser
 
 
@@ -128,8 +139,9 @@ def of_run(config: Path, only: Collection[str] = (), without: Collection[str] = 
 
     configfiles.join_import_path(configfiles.import_from(config))
     fit = function_of(COMMANDS["fit"])
-    names = set(only or inspect.signature(fit).parameters) - {*without, *INTERNAL}
+    every = {option.name for option in options_of(COMMANDS["fit"])[1]}
+    names = set(only or every) - {*without, *INTERNAL}
     values = migration.config(configfiles.load(config))
     text = yaml.safe_dump({name: value for name, value in values.items() if name in names})
-    skip = set(inspect.signature(fit).parameters) - names
+    skip = {*every, *INTERNAL} - names
     return read(make_parser("fit", [fit], skip), [f"--config={text}"])[1]

@@ -52,15 +52,17 @@ WAY = r"Parser key \"[^\"]*\":$|Does not validate|Subtypes:|Errors:|Given value|
 def out_of_range(match: re.Match) -> str:
     """A number that the parser refuses, and the nearest right one."""
     value, rule = match.groups()
-    most = re.search(r"v<=(\S+)", rule)
+    most = re.search(r"v<=([\d.]*\d)", rule)
     if most and float(value) > float(most[1]):
         return f"{value} is too large; give {most[1]} or less"
-    least = re.search(r"v>=(\S+)", rule)
+    least = re.search(r"v>=([\d.]*\d)", rule)
     return f"{value} is too small; give {least[1] if least else 1} or more"
 
 
 WORDS = (  # the parser's, and plain ones
-    (r"^(?:Not of type \w+: )?(\S+) does not conform to restriction (.*)", out_of_range),
+    (r"^Not of type \w+: (\S+) does not conform to restriction (.*)", out_of_range),
+    (r"^Not of type \w+: invalid literal for (\w+)\(\) .*: '(.*)'", r"expected \1, got \2"),
+    (r"^Not of type \w+: could not convert string to (\w+): '(.*)'", r"expected \1, got \2"),
     (r"[., ]+[Gg]ot (value: )?Namespace\(.*", ""),
     (r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1"),
     (r"(?:typing\.)?Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),
@@ -146,7 +148,9 @@ def innermost(message: str) -> str:
     """The first line of a nested error that is a cause and not the way to it, in plain words."""
     lines = [line.rpartition("a callable class: ")[2].strip(" -") for line in message.splitlines()]
     text = next((line for line in lines if line and not re.match(WAY, line)), lines[-1])
+    given = re.search(r"Given value: (.*)", message)
+    if given:
+        text = text.replace(": does not conform", f": {given[1].split('. Got')[0]} does not conform")
     for parsers, plain in WORDS:
         text = re.sub(parsers, plain, text)
-    given = re.search(r"Given value: (.*)", message)
     return f"{text}, got {given[1]}" if given and text.startswith("expected") and " got " not in text else text

@@ -8,6 +8,7 @@ from typing import Any
 
 # Options of fit that moved: the old place in a config, and the new one; below a class_path the new one has init_args.
 MOVED: dict[str, str] = {
+    "gap_alarm": "evaluation.gap_alarm",
     "standardize": "world_model.init_args.standardize",
     "losses.reward_grad": "world_model.init_args.reward_grad",
     "losses.horizon": "discount.horizon",

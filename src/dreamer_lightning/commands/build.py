@@ -179,20 +179,25 @@ def play_randomly(
 def build_evaluator(
     env: EnvFactory,
     options: EvaluationOptions,
-    gap_alarm: float | None,
     seed: int,
     failures: Failures | None = None,
 ) -> Evaluator | None:
-    """Plays and dreams evaluation episodes in environments of its own."""
+    """Plays and dreams evaluation episodes in environments of its own.
+
+    Raises:
+        UserError: there would be no episode.
+    """
     if not options.every:
         return None
+    if options.episodes < 1:
+        raise UserError("--evaluation.episodes: give 1 or more, or --evaluation.every 0 for no evaluation")
     return Evaluator(
         env,
         episodes=options.episodes,
         seed=seed,
         num_envs=options.num_envs,
         starts=options.starts,
-        gap_alarm=gap_alarm,
+        gap_alarm=options.gap_alarm,
         alarm_after=options.alarm_after,
         failures=failures,
     )

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_type_hints
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, Precision
+from torch import nn
 
+from dreamer_lightning.actor_critic import ActorCritic
+from dreamer_lightning.commands.networks import (
+    ActorCriticFactory,
+    DecoderFactory,
+    EncoderFactory,
+    HeadFactory,
+    PolicyFactory,
+    RSSMFactory,
+    WorldModelFactory,
+)
 from dreamer_lightning.data.explore import Exploration
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.nets.totals import Total
-from dreamer_lightning.types import Count, Specs
-from dreamer_lightning.world_model import ExtraLoss
+from dreamer_lightning.types import Count, NonNegativeFloat, NonNegativeInt, PositiveInt, Specs, UserError
+from dreamer_lightning.world_model import ExtraLoss, WorldModel
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -32,6 +43,139 @@ class Duration(float):
         if not match:
             raise ValueError(f"expected a time such as 90s, 10m, 2h or 01:30:00, got '{value}'")
         return super().__new__(cls, float(match[1]) * SECONDS[match[2]])
+
+
+class Flat:
+    """A group of options that are typed without the group's name before them: ``--seed``, not ``--run.seed``."""
+
+
+@dataclass
+class Networks(Flat):
+    """What learns, each by class_path and init_args.
+
+    Args:
+        encoder: from the specs, a network that turns observations into embed.
+        rssm: from the sizes of action and embed, the recurrent model.
+        decoder: from the specs and the sizes of deter and stoch, a network with one output per observation.
+        reward: from the size of feat, the reward head.
+        cont: from the size of feat, the continue head.
+        policy: from the size of feat and the specs, the policy head.
+        value: from the size of feat, the value head.
+        optimizer: from the parameters, the optimizer of everything.
+        world_model: WorldModel or your own; it is made of encoder, rssm, decoder, reward and cont.
+        actor_critic: ActorCritic (V3), another of dreamer_lightning.versions or your own; of policy and value.
+    """
+
+    encoder: EncoderFactory
+    rssm: RSSMFactory
+    decoder: DecoderFactory
+    reward: HeadFactory
+    cont: HeadFactory
+    policy: PolicyFactory
+    value: HeadFactory
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    world_model: WorldModelFactory = WorldModel
+    actor_critic: ActorCriticFactory = ActorCritic
+
+
+@dataclass
+class RunOptions(Flat):
+    """Which run this is, and what it starts from.
+
+    Args:
+        seed: of networks, environments, replay and noise; each has its own generator.
+        run_dir: folder of this run; None: runs/TASK-SIZE-sSEED-TIME below the current folder.
+        resume: run folder to go on with, under its own config; options such as --env_steps may extend it.
+        init_from: run folder or checkpoint file whose weights are loaded where they fit.
+        import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
+    """
+
+    seed: NonNegativeInt = 0
+    run_dir: str | None = None
+    resume: str | None = None
+    init_from: str | None = None
+    import_from: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed >= 2**32:
+            raise UserError(f"--seed: {self.seed} is too large; give {2**32 - 1} or less")
+
+
+@dataclass
+class LimitOptions(Flat):
+    """Where the run ends; the first limit that is reached ends it.
+
+    Args:
+        env_steps: stop after this many env steps (simulator frames, action repeat included), over all ranks.
+        updates: stop after this many gradient steps.
+        max_time: stop after this time: 90s, 10m, 2h or HH:MM:SS.
+    """
+
+    env_steps: Count | None = Count(500_000)
+    updates: Count | None = None
+    max_time: Duration | None = None
+
+
+@dataclass
+class TrainingOptions(Flat):
+    """How much is played and trained.
+
+    Args:
+        num_envs: environments per rank.
+        train_ratio: replayed steps trained on for each agent step (decision), over all ranks.
+        batch_size: sequences in a batch, over all ranks.
+        batch_length: agent steps of a sequence that are trained on; one more is sampled as context.
+        learning_starts: sequences in the replay before the first update; None: batch_size * batch_length.
+        prefill: agent steps that a random policy plays before learning begins, over all ranks.
+        pretrain: updates made at once when learning begins.
+        burst: updates are made this many at a time, as soon as the train ratio owes them.
+        log_every: env steps between two rows of metrics.csv.
+    """
+
+    num_envs: PositiveInt = 4
+    train_ratio: NonNegativeFloat = 512.0
+    batch_size: PositiveInt = 16
+    batch_length: PositiveInt = 64
+    learning_starts: Count | None = None
+    prefill: Count = Count(0)
+    pretrain: NonNegativeInt = 0
+    burst: PositiveInt = 1
+    log_every: Count = Count(1000)
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise UserError(f"--log_every: {self.log_every} is too small; give 1 or more")
+
+
+@dataclass
+class MachineOptions(Flat):
+    """How the machine computes.
+
+    Args:
+        threads: CPU threads of tensor work in each process; None: torch's choice, one per core. Small networks want 1.
+        deterministic: same seed, same numbers on a GPU too, at some cost of speed; on a CPU they are in any case.
+        compile: let torch.compile make the training forward; for GPUs, and several of them, where cuda_graph cannot be.
+        cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
+    """
+
+    threads: PositiveInt | None = None
+    deterministic: bool = False
+    compile: bool = False
+    cuda_graph: bool = False
+
+
+def flat_groups(function: Callable) -> dict[str, type]:
+    """The parameters of a command that are groups without a name, with their classes."""
+    hints = {name: kind for name, kind in get_type_hints(function).items() if name != "return"}
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, Flat)}
+
+
+def grouped(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name as the arguments of a command, whose groups without a name are made of them."""
+    given = dict(options)
+    for name, kind in flat_groups(function).items():
+        given[name] = kind(**{field.name: given.pop(field.name) for field in fields(cast(Any, kind))})
+    return given
 
 
 class ExtraLossFactory(Protocol):
@@ -97,7 +241,7 @@ class CollectorOptions:
     """
 
     backend: Literal["serial", "process"] = "serial"
-    steps: int = 1
+    steps: PositiveInt = 1
     overlap: bool = False
     explore: Callable[[Specs, int, torch.Generator], Exploration] | None = None
 
@@ -115,7 +259,7 @@ class FaultOptions:
 
     numbers: Literal["stop", "mask"] = "stop"
     update: Literal["stop", "skip"] = "stop"
-    env_failures: int = 5
+    env_failures: PositiveInt = 5
     env_timeout: Duration = Duration("5m")
 
 
@@ -130,14 +274,16 @@ class EvaluationOptions:
         starts: states from which dreams are compared with reality; 0 turns the comparison off.
         alarm_after: evaluations running with too large a gap/return until the warning.
         random_episodes: episodes of the random policy at the start, for its score; 0: none.
+        gap_alarm: largest gap/return (dreamed minus real return) without a warning; None: half the real return.
     """
 
     every: Count = Count(25_000)
     episodes: int = 5
-    num_envs: int = 0
-    starts: int = 64
+    num_envs: NonNegativeInt = 0
+    starts: NonNegativeInt = 64
     alarm_after: int = 3
-    random_episodes: int = 3
+    random_episodes: NonNegativeInt = 3
+    gap_alarm: float | None = None
 
 
 @dataclass
@@ -153,7 +299,7 @@ class CheckpointOptions:
     """
 
     every: Count = Count(25_000)
-    keep: int = 2
+    keep: NonNegativeInt = 2
     best: bool = True
     monitor: str = "eval/greedy_score"
     replay: bool = True

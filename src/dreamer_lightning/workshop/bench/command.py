@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json as json_lines
 import platform
@@ -25,7 +24,7 @@ from dreamer_lightning.commands.build import build_collector, build_replay, prob
 from dreamer_lightning.commands.devices import build_fabric
 from dreamer_lightning.commands.fit import fit
 from dreamer_lightning.commands.networks import build_dreamer, parts
-from dreamer_lightning.commands.options import Duration
+from dreamer_lightning.commands.options import Duration, grouped
 from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.kernels import native
 from dreamer_lightning.kernels.process import keep_memory
@@ -177,7 +176,7 @@ def loop_row(options: dict[str, Any], repeats: int) -> Measures:
     }
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         run_dir = str(Path(folder) / "run")
-        fit(**{**copy.copy(options), **quiet, "fabric": fabric, "run_dir": run_dir})
+        fit(**grouped(fit, {**options, **quiet, "fabric": fabric, "run_dir": run_dir}))
     return watch.row()
 
 
