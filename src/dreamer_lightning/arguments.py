@@ -54,7 +54,7 @@ def options_of(command: Command) -> tuple[str, list[Option]]:
     for argument, default in zip(arguments, defaults, strict=True):
         kind = ast.unparse(argument.annotation) if argument.annotation else ""
         if argument.arg not in INTERNAL:
-            own += flat(tree, kind) or [option(argument.arg, kind, default, texts)]
+            own += flat(tree, module.rpartition(".")[0], kind) or [option(argument.arg, kind, default, texts)]
     return doc, own + (options_of(COMMANDS[command.takes])[1] if command.takes else [])
 
 
@@ -75,10 +75,12 @@ def option(name: str, kind: str, default: ast.expr | None, texts: dict[str, str]
     return Option(name, kind, ast.unparse(default) if default else None, " ".join(texts.get(name, "").split()))
 
 
-def flat(tree: ast.Module, kind: str) -> list[Option]:
-    """The options of a group without a name (``commands.options.Flat``) that a module imports; none for other types."""
+def flat(tree: ast.Module, package: str, kind: str) -> list[Option]:
+    """The options of a group without a name (``commands.options.Flat``), which a command's module imports from a module
+    beside it; none for other types."""
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    homes = [node.module for node in imports if node.module and kind in [alias.name for alias in node.names]]
+    homes = [node.module or "" for node in imports if kind in [alias.name for alias in node.names]]
+    homes = [home for home in homes if home.rpartition(".")[0] == package]
     classes = [node for home in homes for node in source(home).body if isinstance(node, ast.ClassDef)]
     groups = [node for node in classes if node.name == kind and "Flat" in map(ast.unparse, node.bases)]
     return [
