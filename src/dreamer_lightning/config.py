@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -89,13 +90,27 @@ def read(parser: Any, words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
 
     try:
         parsed = parser.parse_args(words)
-        options = vars(parser.instantiate(parsed))
+        options = {name: plain(value) for name, value in vars(parser.instantiate(parsed)).items()}
     except (ArgumentError, ValueError) as error:  # ValueError: a class of the user's that cannot be configured
         if isinstance(error, UserError):
             raise
         raise UserError(explain(str(error), option_names(parser))) from error
     options.pop("config", None)
     return parsed, options
+
+
+def plain(value: Any) -> Any:
+    """An option's value with plain numbers in the place of the parser's, which checkpoints could not be read with."""
+    if type(value).__module__ == "jsonargparse.typing":
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, partial):
+        value.keywords.update({name: plain(each) for name, each in value.keywords.items()})
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            object.__setattr__(value, field.name, plain(getattr(value, field.name)))
+    elif isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return value
 
 
 def lost_sizes(parsed: Any, words: Sequence[str]) -> Iterator[str]:

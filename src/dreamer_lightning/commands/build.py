@@ -79,7 +79,9 @@ def probe(env: EnvFactory, seed: int) -> Specs:
 def taken(specs: Specs, encoder: nn.Module) -> str:
     """What the observations and actions are taken for, and which network reads each, in a line."""
     parts = getattr(encoder, "parts", [encoder])
-    networks = {name: type(part).__name__ for part in parts for name in getattr(part, "keys", ()) or part.spaces}
+    networks = {
+        name: type(part).__name__ for part in parts for name in getattr(part, "keys", ()) or getattr(part, "spaces", ())
+    }
     words = []
     for name, space in specs.obs.items():
         source = f" from {space.source}" if space.source else ""
