@@ -1,6 +1,7 @@
 """The update with fixed buffers, which a CUDA graph needs, equals the plain one."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -263,7 +264,8 @@ def test_an_update_never_waits_for_its_device(specs, gradient, monkeypatch):
     batch = tree_map(lambda x: x.to("meta"), batch)
     dreamer = dreamer.to("meta")
     optimizer = LaProp([p for p in dreamer.parameters() if p.requires_grad])
-    update = StaticUpdate(Fabric(accelerator="cpu"), dreamer, dreamer, optimizer, None, None)
+    replay = SimpleNamespace(wants_losses=False)
+    update = StaticUpdate(Fabric(accelerator="cpu"), dreamer, dreamer, optimizer, replay, None)
     noise = Noise(*(x.to("meta") for x in noise))
     update.step(batch, noise)
     for name in ("as_tensor", "tensor"):  # would copy a number from the host; on meta there is nothing to copy

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ class Learner:
         """One update of the whole agent; ``static`` replays it as a CUDA graph where there is one."""
         parts = (self.fabric, self.dreamer, self.module, self.optimizer)
         generator = torch.Generator(self.device).manual_seed(0)
-        made = (StaticUpdate if static else Update)(*parts, None, generator)  # type: ignore[arg-type]
+        nothing: Any = SimpleNamespace(wants_losses=False)  # no replay
+        made = (StaticUpdate if static else Update)(*parts, nothing, generator)
         return lambda: made.run(self.batch)
 
     def stepwise(self) -> Learner:
