@@ -1,6 +1,9 @@
 # make train                              a real task learned in minutes on two CPU cores
 # make train CONFIG=dmc.yaml ARGS="--seed 1"
 # make test                               the tests, in the same environment with the test extra
+# make lint                               ruff and the type checker
+# make docs                               draws the picture of the package's rooms from the code
+# make bench                              how fast this machine trains, and where the time goes
 
 VENV   ?= .venv
 CONFIG ?= quickstart.yaml
@@ -9,7 +12,7 @@ PYTEST ?=
 PYTHON ?=
 BIN    := $(VENV)/bin
 
-.PHONY: train test clean
+.PHONY: train test lint docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m dreamer_lightning fit --config $(CONFIG) $(ARGS)
@@ -17,6 +20,17 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
 	$(if $(PYTEST),,$(BIN)/python -m pytest -m compile)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy src
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/draw_house.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m dreamer_lightning bench $(ARGS)
 
 # The first of these that really runs is 3.11 or 3.12 (labmaze, which dm_control needs, has no newer wheels).
 $(BIN)/python:

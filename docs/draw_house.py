@@ -97,11 +97,16 @@ def draw(target: Path) -> None:
     height = layers(edges)
     at, top = places(edges, height), max(height.values())
     figure, axes = plt.subplots(figsize=(13, 1.05 * (top + 1)))
-    for name, out in reduced(edges).items():
+    down = {name: {x for x in out if height[x] < height[name]} for name, out in edges.items()}
+    up = {name: out - down[name] for name, out in edges.items()}
+    for name, out in [*reduced(down).items(), *up.items()]:
         for other in out:
             (x, y), (u, v) = at[name], at[other]
             style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": "#8a8f98", "linewidth": 0.9}
-            axes.add_patch(FancyArrowPatch((x, y - 0.27), (u, v + 0.27), connectionstyle="arc3,rad=0.04", **style))
+            rad, line = (0.04, "-") if v < y else (0.3, ":")  # dotted: back up, inside a function
+            edge = (y - 0.27, v + 0.27) if v < y else (y + 0.27, v - 0.27)
+            curve = f"arc3,rad={rad}"
+            axes.add_patch(FancyArrowPatch((x, edge[0]), (u, edge[1]), connectionstyle=curve, linestyle=line, **style))
     for name, (x, y) in at.items():
         colour = "#d9ecff" if name in SHOWN_FIRST else "#f3f4f6"
         box = {"boxstyle": "round,pad=0,rounding_size=0.02", "facecolor": colour, "edgecolor": "#4b5563"}
