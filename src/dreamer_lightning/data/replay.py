@@ -124,7 +124,7 @@ class Replay:
         return {key: value.to(self.deter) if key == DETER else value for key, value in rows.items()}
 
     def _slots(self, row_bytes: int) -> int:
-        capacity = self.capacity
+        capacity: int = self.capacity
         if self.capacity_gb is not None:
             capacity = min(capacity, int(self.capacity_gb * 1e9 / max(1, row_bytes)))
         return capacity // self.num_streams
