@@ -19,7 +19,7 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
-	$(if $(PYTEST),,$(BIN)/python -m pytest -m compile)
+	$(if $(PYTEST),,$(BIN)/python -m pytest -m "compile and not gpu and not slow")
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
