@@ -36,7 +36,7 @@ class Batch(EnvBase):
             raise
         n = len(seats)
         super().__init__(batch_size=[n])
-        self.is_closed = False  # what TorchRL makes of nothing said is True, and it closes nothing then
+        self.is_closed = False  # TorchRL takes it for closed otherwise, and never closes it
         self.seats, self.rows = seats, list[Row]({} for _ in seats)
         observation, action, reward, done = (spec.expand(n, *spec.shape).clone() for spec in specs[0])
         self.observation_spec, self.full_action_spec = observation, action
