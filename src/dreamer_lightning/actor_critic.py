@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
@@ -17,6 +17,7 @@ from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.nets.heads import Head, PolicyHead, TwoHotHead
 from dreamer_lightning.nets.normalizers import Normalizer, PercentileNorm
 from dreamer_lightning.nets.outputs import Output
+from dreamer_lightning.nets.starts import ExtraStarts
 from dreamer_lightning.ops.returns import dream_weight, lambda_return
 from dreamer_lightning.types import (
     ClosedUnitInterval,
@@ -31,7 +32,8 @@ from dreamer_lightning.types import (
     UserError,
 )
 
-Noise = tuple[Shaped[Tensor, "n h ..."], Float[Tensor, "n h+1 a"]]  # draws for the latents and the actions of dreams
+# Draws for the latents [n, h, .] and the actions [n, h+1, a] of dreams, and for the choice of further starts [b t].
+Noise = tuple[Tensor, ...]
 
 
 @runtime_checkable
@@ -71,6 +73,7 @@ class AbstractActorCritic(nn.Module, ABC):
     """
 
     gradient: ActorGradient  # how the actor learns from its dreams
+    extra_starts: ExtraStarts | None  # where dreams begin beside the last states
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class AbstractActorCritic(nn.Module, ABC):
         if imag_last < 0:
             raise UserError(f"imag_last={imag_last} is not a number of start states: give 0 (all of them) or more")
         self.specs, self.imag_length, self.imag_last, self.lam = specs, imag_length, imag_last, lam
+        self.extra_starts = None
         self.discount = discount.gamma
         self.dream_discount = 1.0 if discount.contdisc else discount.gamma
         self.policy, self.value = policy(feat_dim, specs), value(feat_dim)
@@ -105,7 +109,7 @@ class AbstractActorCritic(nn.Module, ABC):
             latent: posterior latents [b, t, .] of the records.
             records: records [b, t, ...]: rewards and flags.
             dynamics: dreams.
-            noise: draws for the latents and for the actions of the dreams, ``n = b * k``.
+            noise: draws for the latents and for the actions of the dreams, and for what chooses further starts.
 
         Returns:
             Unreduced losses [b, .], ``policy`` and ``value`` among them, and metrics.
@@ -130,7 +134,7 @@ class AbstractActorCritic(nn.Module, ABC):
 
     def starts(self, b: int, t: int) -> int:
         """Number ``n`` of dreams begun from a batch of ``b`` sequences of ``t`` steps."""
-        return b * self.last(t)
+        return b * (self.last(t) + (self.extra_starts.count if self.extra_starts else 0))
 
     def start(self, latent: Latent) -> Latent:
         """Where dreams begin: the last ``k`` latents of each sequence [b, t, .], as [n, .]."""
@@ -153,6 +157,11 @@ class AbstractActorCritic(nn.Module, ABC):
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "{n} {self.imag_length+1} a"]:
         """Draws for the actions of ``n`` dreams."""
         return self.policy.noise((n, self.imag_length + 1), generator, self.updates.device)
+
+    def start_noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws for a choice of further start states among ``n``; empty where none are chosen."""
+        device = self.updates.device
+        return self.extra_starts.noise(n, generator, device) if self.extra_starts else torch.empty(0, device=device)
 
     def entropy_norm(self, entropy: Tensor) -> Tensor | None:
         """The mean of entropies in the policy's range: 0 is as little choice as possible, 1 as much as possible.
@@ -276,6 +285,7 @@ class ActorCritic(NormalizedActorCritic):
         replay_lam: trace decay on replay; None: ``lam``.
         replay_slowreg: weight of the pull towards the slow critic on replay; None: ``slowreg``.
         start_grad: the dream's losses at its first state, which is a replayed one, shape the latents too.
+        extra_starts: chooses further states of the batch where dreams begin, beside the last ones (not in the papers).
     """
 
     def __init__(
@@ -285,10 +295,12 @@ class ActorCritic(NormalizedActorCritic):
         replay_lam: ClosedUnitInterval | None = None,
         replay_slowreg: NonNegativeFloat | None = None,
         start_grad: bool = False,
+        extra_starts: Callable[[], ExtraStarts] | None = None,
         **options: Any,
     ):
         super().__init__(*args, **options)
         self.value_aware, self.start_grad = value_aware, start_grad
+        self.extra_starts = extra_starts() if extra_starts else None
         self.replay_lam = self.lam if replay_lam is None else replay_lam
         self.replay_slowreg = self.slowreg if replay_slowreg is None else replay_slowreg
 
@@ -300,21 +312,35 @@ class ActorCritic(NormalizedActorCritic):
         Args: as ``AbstractActorCritic.forward``.
 
         Returns:
-            ``policy`` and ``value`` [b, k], ``repval`` [b, k-1], and metrics.
+            ``policy`` and ``value`` [b, starts], the last states' first, ``repval`` [b, k-1], and metrics.
         """
         b, t = records["is_first"].shape
         k, start = self.last(t), self.start(latent)
-        dream = self.imagine(start.detach(), dynamics, *noise)
+        if self.extra_starts is not None:
+            places = self.choose_starts(latent, records, noise[2])
+            more = latent.map(lambda x: x.flatten(0, 1)[places])
+            start = type(start)(*(torch.cat(pair) for pair in zip(start, more, strict=True)))
+        dream = self.imagine(start.detach(), dynamics, *noise[:2])
         losses, metrics, ret = self.dream_losses(dream, start=start.feat if self.start_grad else None)
-        losses = {key: value.mean(-1).view(b, k) for key, value in losses.items()}
+        losses = {key: _by_sequence(value.mean(-1), b, k) for key, value in losses.items()}
         if self.value_aware != "off" and k > 1:
             feat = latent.map(lambda x: x[:, -k:]).feat
             feat = feat if self.value_aware == "latents" else feat.detach()
             records = {key: records[key][:, -k:] for key in ("reward", "is_last", "is_terminal")}
-            losses["repval"], replayed = self.replay_loss(feat, records, ret[:, 0].view(b, k))
+            losses["repval"], replayed = self.replay_loss(feat, records, ret[: b * k, 0].view(b, k))
             metrics["replay_return"] = replayed.mean()
-        assert all(loss.shape == (b, k - 1 if key == "repval" else k) for key, loss in losses.items())
+        assert all(len(loss) == b for loss in losses.values())
         return losses, metrics
+
+    @torch.no_grad()
+    def choose_starts(self, latent: Latent, records: dict[str, Tensor], noise: Tensor) -> Int64[Tensor, " m"]:
+        """Places of the further start states among the ``b t`` replayed ones, see ``ExtraStarts``."""
+        offset, scale = self.value_norm.stats()
+        value = self.value(latent.feat).pred() * scale + offset
+        reward, live = records["reward"].float(), (~records["is_terminal"]).float() * self.discount
+        error = (reward[:, 1:] + live[:, 1:] * value[:, 1:] - value[:, :-1]).abs() * ~records["is_last"][:, :-1]
+        error = torch.nn.functional.pad(error, (0, 1))  # of the last step no successor is known
+        return self.extra_starts(len(error) * self.extra_starts.count, reward, error, noise)
 
     def replay_loss(
         self, feat: Float[Tensor, "b k f"], records: dict[str, Tensor], boot: Float[Tensor, "b k"], update: bool = True
@@ -334,6 +360,11 @@ class ActorCritic(NormalizedActorCritic):
         offset, scale = self.value_norm(ret, update)
         to_return, to_slow = value.losses((ret - offset) / scale, slow)
         return (1 - last[:, :-1]) * (to_return + self.replay_slowreg * to_slow), ret
+
+
+def _by_sequence(x: Float[Tensor, " n"], b: int, k: int) -> Float[Tensor, "b starts"]:
+    """What belongs to the ``b k`` last states as [b, k], and behind it what belongs to the further ones."""
+    return x.view(b, k) if len(x) == b * k else torch.cat([part.view(b, -1) for part in x.split(b * k)], 1)
 
 
 @torch.no_grad()

@@ -20,11 +20,13 @@ State = dict[str, Tensor]  # what acting carries: packed "deter" and "stoch", an
 
 
 class Noise(NamedTuple):
-    """All draws of a training forward: posterior latents [b, t, .], dreamed latents [n, h, .], actions [n, h+1, a]."""
+    """All draws of a training forward: posterior latents [b, t, .], dreamed latents [n, h, .], actions [n, h+1, a],
+    and the choice of further start states [b t], empty where there is none."""
 
     post: Tensor
     imag: Tensor
     action: Tensor
+    start: Tensor = torch.empty(0)
 
 
 class TrainOutput(NamedTuple):
@@ -95,9 +97,7 @@ class Dreamer(nn.Module):
     def losses(self, records: dict[str, Any], carry: Latent, noise: Noise) -> TrainOutput:
         """``forward`` on sequences [b, t] whose latent before the first step is given."""
         model_losses, observed, metrics = self.world_model(records, carry, noise.post)
-        ac_losses, ac_metrics = self.actor_critic(
-            observed.latent, records, self.world_model, (noise.imag, noise.action)
-        )
+        ac_losses, ac_metrics = self.actor_critic(observed.latent, records, self.world_model, tuple(noise[1:]))
         extra = {name: loss(records, observed) for name, loss in self.extra.items()}
         assert all(loss.shape == records["is_first"].shape for loss in extra.values())
         losses = {**model_losses, **ac_losses, **extra}
@@ -117,6 +117,7 @@ class Dreamer(nn.Module):
             rssm.noise(b, t, generator=generator),
             rssm.noise(n, self.actor_critic.imag_length, generator=generator),
             self.actor_critic.noise(n, generator),
+            self.actor_critic.start_noise(b * t, generator),
         )
 
     # Acting.

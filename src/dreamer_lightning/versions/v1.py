@@ -38,7 +38,7 @@ class ActorCriticV1(AbstractActorCritic):
     ) -> tuple[Losses, Metrics]:
         """``policy`` and ``value`` [b, k], and metrics."""
         terminal = records["is_terminal"]
-        dream = self.imagine(self.start(latent).detach(), dynamics, *noise)
+        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
         cont = torch.cat([first_cont(self, terminal), dream.cont[:, 1:]], 1)
         losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
         return by_start(losses, terminal), metrics

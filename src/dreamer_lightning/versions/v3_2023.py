@@ -31,7 +31,7 @@ class ActorCritic2023(NormalizedActorCritic):
     ) -> tuple[Losses, Metrics]:
         """``policy`` and ``value`` [b, k], and metrics."""
         terminal = records["is_terminal"]
-        dream = self.imagine(self.start(latent).detach(), dynamics, *noise)
+        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
         cont = torch.cat([first_cont(self, terminal), (dream.cont[:, 1:] > 0.5).float()], 1)
         losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
         return by_start(losses, terminal), metrics
