@@ -1,4 +1,4 @@
-"""Draws the pictures of the README and writes its table of results, from the raw files in `benchmarks/results`.
+"""Draws the pictures of README and docs and writes the table of results, from the raw files in `benchmarks/results`.
 
 python benchmarks/figures.py [--run RUN]    (RUN after `evaluate --run RUN` and `dream --run RUN`)
 """
@@ -28,7 +28,7 @@ from dreamer_lightning.workshop.results.runs import load, rows_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
 QUICKSTART = "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 envs, training episodes"
 BASE = "efficient"  # what the ablations change
@@ -102,13 +102,13 @@ def reached(record: dict[str, Any], share: int) -> str:
     return "-" if math.isnan(steps) else f"{steps / 1000:g}K ({episodes:.0f})"
 
 
-def rewrite(readme: Path, text: str) -> None:
-    """Put a text between the two marks of the README."""
-    before, begin, rest = readme.read_text().partition(BEGIN)
+def rewrite(page: Path, text: str) -> None:
+    """Put a text between the two marks of a page."""
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"{readme} lacks the marks {BEGIN} and {END}")
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        raise SystemExit(f"{page} lacks the marks {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def length_figure(folders: list[Path], path: Path) -> Path:
@@ -157,7 +157,7 @@ def main() -> None:
     comparison_figure(
         first, WINDOWS[BENCHMARK], IMAGES / "results.png", "DeepMind Control from vectors, training episodes"
     )
-    rewrite(README, table(first))
+    rewrite(PAGE, table(first))
     if others:
         comparison_figure(
             others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", f"changes to {BASE}.yaml, training episodes"

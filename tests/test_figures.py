@@ -1,4 +1,4 @@
-"""The README's table and picture of results come from raw runs alone."""
+"""The table and the picture of results come from raw runs alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def figures(tmp_path: Path, monkeypatch):
-    """The script with its folders elsewhere, three runs and a README."""
+    """The script with its folders elsewhere, three runs and a page."""
     spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "figures.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -27,8 +27,8 @@ def figures(tmp_path: Path, monkeypatch):
     write_run(results / "reacher_easy" / "mix" / "seed0", [900.0] * 25, actor_gradient="mix")
     write_run(results / "cartpole_balance" / "quickstart" / "seed0", [500.0] * 25)
     write_run(results / "cartpole_balance" / "dreamer_v1" / "seed0", [400.0] * 25)  # nothing to compare it with
-    (tmp_path / "README.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
-    for name, path in (("RESULTS", results), ("README", tmp_path / "README.md"), ("IMAGES", tmp_path / "images")):
+    (tmp_path / "results.md").write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    for name, path in (("RESULTS", results), ("PAGE", tmp_path / "results.md"), ("IMAGES", tmp_path / "images")):
         monkeypatch.setattr(script, name, path)
     monkeypatch.setattr(sys, "argv", ["figures.py"])
     return script
@@ -36,7 +36,7 @@ def figures(tmp_path: Path, monkeypatch):
 
 def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
     figures.main()
-    written = (tmp_path / "README.md").read_text()
+    written = (tmp_path / "results.md").read_text()
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert "old" not in written
@@ -51,7 +51,7 @@ def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
     assert names == {"quickstart.png", "results.png", "ablation.png"}
     assert imageio.imread(tmp_path / "images" / "ablation.png").ndim == 3
     figures.main()
-    assert (tmp_path / "README.md").read_text() == written, "the same again"
+    assert (tmp_path / "results.md").read_text() == written, "the same again"
 
 
 def test_the_ablation_shows_what_it_changes(figures):
@@ -72,14 +72,14 @@ def test_the_length_of_dreams_in_one_picture(figures, tmp_path: Path):
     assert imageio.imread(tmp_path / "images" / "imag_length.png").shape[1] == 1350
 
 
-def test_a_readme_without_marks_is_left_alone(figures, tmp_path: Path):
-    (tmp_path / "README.md").write_text("nothing\n")
+def test_a_page_without_marks_is_left_alone(figures, tmp_path: Path):
+    (tmp_path / "results.md").write_text("nothing\n")
     with pytest.raises(SystemExit, match="lacks the marks"):
-        figures.rewrite(tmp_path / "README.md", "table")
+        figures.rewrite(tmp_path / "results.md", "table")
 
 
-def test_the_readme_has_its_marks():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_results_has_its_marks():
+    text = (ROOT / "docs" / "results.md").read_text()
     assert text.index("<!-- results: python benchmarks/figures.py -->") < text.index("<!-- end of results -->")
 
 

@@ -85,6 +85,14 @@ def test_make_targets_exist():
     assert re.search(r"^test:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", PAGES[page])
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 140
+    assert all(len(line) <= 120 for line in lines if not line.startswith(("|", "!")))
