@@ -81,6 +81,9 @@ def test_an_example_trains(title, site, tmp_path):
     assert clocks["update"] == 4
     if title == "A loss":
         assert "loss/inverse" in columns(tmp_path)
+    if title == "An RSSM with another carried state":
+        resumed = run(site, tmp_path, "fit", "--resume", "run", "--updates", "5")
+        assert "resumed at update 4" in resumed  # with the parts of the latent by their names, and the whole replay
 
 
 def test_a_callback_stops_the_run_and_an_installed_command_reads_it(site, tmp_path):

@@ -1,11 +1,18 @@
 """The RSSM: shapes, resets, packing, and the scan against its step-by-step twin."""
 
+from collections import namedtuple
+
 import pytest
 import torch
+from tensordict import TensorDict
 
+import tiny
 from dreamer_lightning import kernels
-from dreamer_lightning.nets.rssm import BlockRSSM
-from dreamer_lightning.types import Latent, UserError
+from dreamer_lightning.data.replay import Replay
+from dreamer_lightning.nets.gradients import Pathwise
+from dreamer_lightning.nets.latents import Categorical
+from dreamer_lightning.nets.rssm import RSSM, BlockRSSM
+from dreamer_lightning.types import Carried, Latent, UserError
 
 SIZES = {"deter": 64, "hidden": 16, "stoch": 4, "classes": 8}
 
@@ -122,3 +129,63 @@ def test_retracing_a_dream_equals_stepping_in_values_and_gradients():
         assert (fast[name] - want).norm() <= 2e-6 * want.norm(), name
     assert torch.equal(fast["dream"][..., :64], fast["deter"])
     assert (fast["action"][:, -1] == 0).all()  # the last action leads nowhere
+
+
+class Memory(namedtuple("Memory", "hidden cell stoch"), Carried):
+    deter = property(lambda self: self.hidden)
+
+
+class LSTMRSSM(RSSM):
+    carried = Memory
+
+    def __init__(self, action_dim, embed_dim):
+        super().__init__(action_dim, 8, Categorical(3, 4), free_nats=1.0, free="per_step")
+        self.lstm = torch.nn.LSTMCell(self.stoch_dim + action_dim, 8)
+        self.post_net, self.prior_net = torch.nn.Linear(8 + embed_dim, 12), torch.nn.Linear(8, 12)
+
+    def project_action(self, action):
+        return action
+
+    def core(self, latent, action_in):
+        hidden, cell = self.lstm(torch.cat([latent.stoch, action_in], -1), (latent.hidden, latent.cell))
+        return latent._replace(hidden=hidden, cell=cell)
+
+    def post(self, deter, embed):
+        return self.latents.params(self.post_net(torch.cat([deter, embed], -1)))
+
+    def prior(self, deter):
+        return self.latents.params(self.prior_net(deter))
+
+
+def test_another_dynamics_names_what_it_carries():
+    dreamer = tiny.agent(model_options={"rssm": LSTMRSSM}, gradient=Pathwise)
+    state = dreamer.initial(2)
+    assert {name: tuple(x.shape) for name, x in state.items()} == {
+        **{"hidden": (2, 8), "cell": (2, 8), "stoch": (2, 3)},
+        "prev_action": (2, 2),
+    }
+    assert dreamer.world_model.feat_dim == 8 + 12
+    obs = {name: torch.randn(2, *space.shape) for name, space in dreamer.specs.obs.items()}
+    _, state = dreamer.act(obs, state, torch.ones(2, dtype=torch.bool))
+    assert state["cell"].abs().sum() > 0
+    dream = dreamer.imagine(state, 3)
+    assert dream.latent.cell.shape == (2, 4, 8)
+    assert torch.equal(dream.latent.cell[:, 0], state["cell"])
+    torch.testing.assert_close(dreamer.world_model.rssm.retrace(dream.latent, dream.action), dream.latent)
+    output = dreamer(tiny.batch(dreamer), torch.Generator().manual_seed(1))
+    output.loss.backward()
+    assert output.latents["cell"].shape == (4, 6, 8)
+    assert all(p.grad is not None for p in dreamer.world_model.rssm.parameters())
+
+
+def test_replay_keeps_the_parts_of_another_latent_in_less_room():
+    replay = Replay(capacity=40, batch_size=2, length=4, num_streams=1, deter="bfloat16")
+    names = {"hidden": torch.rand(9, 3), "cell": torch.rand(9, 3), "stoch": torch.ones(9, 2, dtype=torch.uint8)}
+    flags = {name: torch.zeros(9, dtype=torch.bool) for name in ("is_first", "is_last", "is_terminal")}
+    replay.extend([TensorDict({"reward": torch.zeros(9), **flags, "latent": TensorDict(names, [9])}, [9])])
+    kinds = {name: x.dtype for name, x in replay.data["latent"].items()}
+    assert kinds == {"hidden": torch.bfloat16, "cell": torch.bfloat16, "stoch": torch.uint8}
+    batch = replay.sample()
+    assert batch["latent", "cell"].dtype == torch.float32
+    replay.write_latents(batch["index"], {name: x[:, 1:] * 0 for name, x in batch["latent"].items()})
+    assert (replay.data["latent", "cell"] == 0).sum() >= 9

@@ -20,9 +20,9 @@ from dreamer_lightning.nets.outputs import Output
 from dreamer_lightning.nets.starts import ExtraStarts
 from dreamer_lightning.ops.returns import dream_weight, lambda_return
 from dreamer_lightning.types import (
+    Carried,
     ClosedUnitInterval,
     Discount,
-    Latent,
     Losses,
     Metrics,
     NonNegativeFloat,
@@ -41,10 +41,10 @@ class Dynamics(Protocol):
     """What imagination needs of a world model."""
 
     def imagine(
-        self, latent: Latent, policy: Callable[[Tensor, int], Tensor], noise: Tensor
-    ) -> tuple[Latent, Tensor]: ...
+        self, latent: Carried, policy: Callable[[Tensor, int], Tensor], noise: Tensor
+    ) -> tuple[Carried, Tensor]: ...
 
-    def retrace(self, latent: Latent, action: Tensor) -> Latent: ...
+    def retrace(self, latent: Carried, action: Tensor) -> Carried: ...
 
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -101,7 +101,7 @@ class AbstractActorCritic(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
         """Losses from replayed records and the dreams that begin at them.
 
@@ -136,11 +136,11 @@ class AbstractActorCritic(nn.Module, ABC):
         """Number ``n`` of dreams begun from a batch of ``b`` sequences of ``t`` steps."""
         return b * (self.last(t) + (self.extra_starts.count if self.extra_starts else 0))
 
-    def start(self, latent: Latent) -> Latent:
+    def start(self, latent: Carried) -> Carried:
         """Where dreams begin: the last ``k`` latents of each sequence [b, t, .], as [n, .]."""
         return latent.map(lambda x: x[:, -self.last(x.shape[1]) :].flatten(0, 1))
 
-    def imagine(self, start: Latent, dynamics: Dynamics, stoch_noise: Tensor, action_noise: Tensor) -> Dream:
+    def imagine(self, start: Carried, dynamics: Dynamics, stoch_noise: Tensor, action_noise: Tensor) -> Dream:
         """Dream from start states [n, .]. Where the actor learns through the dynamics, the finished dream is then
         retraced as a function of its actions: autograd need not watch every step of it."""
         policy = self.policy
@@ -305,7 +305,7 @@ class ActorCritic(NormalizedActorCritic):
         self.replay_slowreg = self.slowreg if replay_slowreg is None else replay_slowreg
 
     def forward(
-        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
         """Losses from the latents [b, t, .] of replayed records, with gradients into them as ``value_aware`` says.
 
@@ -333,7 +333,7 @@ class ActorCritic(NormalizedActorCritic):
         return losses, metrics
 
     @torch.no_grad()
-    def choose_starts(self, latent: Latent, records: dict[str, Tensor], noise: Tensor) -> Int64[Tensor, " m"]:
+    def choose_starts(self, latent: Carried, records: dict[str, Tensor], noise: Tensor) -> Int64[Tensor, " m"]:
         """Places of the further start states among the ``b t`` replayed ones, see ``ExtraStarts``."""
         offset, scale = self.value_norm.stats()
         value = self.value(latent.feat).pred() * scale + offset

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from dreamer_lightning.actor_critic import AbstractActorCritic
 from dreamer_lightning.nets.totals import Total
-from dreamer_lightning.types import Latent, Losses, Metrics, UserError
+from dreamer_lightning.types import Carried, Losses, Metrics, UserError
 from dreamer_lightning.world_model import SCALES as MODEL_SCALES
 from dreamer_lightning.world_model import ExtraLoss, WorldModel
 
 SCALES = {**MODEL_SCALES, "policy": 1.0, "value": 1.0, "repval": 0.3}
-State = dict[str, Tensor]  # what acting carries: packed "deter" and "stoch", and "prev_action"
+State = dict[str, Tensor]  # what acting carries: the packed latent by its parts' names, and "prev_action"
 
 
 class Noise(NamedTuple):
@@ -41,7 +41,7 @@ class TrainOutput(NamedTuple):
 class Imagined(NamedTuple):
     """A dream in the environment's units; index 0 is the start state, all are [n, h+1, ...]."""
 
-    latent: Latent
+    latent: Carried
     action: Tensor
     reward: Tensor
     cont: Tensor
@@ -94,7 +94,7 @@ class Dreamer(nn.Module):
         records["obs"] = {key: value[:, 1:] for key, value in batch["obs"].items()}
         return self.losses(records, carry, noise or self.noise(*records["is_first"].shape, generator))
 
-    def losses(self, records: dict[str, Any], carry: Latent, noise: Noise) -> TrainOutput:
+    def losses(self, records: dict[str, Any], carry: Carried, noise: Noise) -> TrainOutput:
         """``forward`` on sequences [b, t] whose latent before the first step is given."""
         model_losses, observed, metrics = self.world_model(records, carry, noise.post)
         ac_losses, ac_metrics = self.actor_critic(observed.latent, records, self.world_model, tuple(noise[1:]))
@@ -175,7 +175,7 @@ class Dreamer(nn.Module):
         is_first: Bool[Tensor, "b t"],
         state: State | None = None,
         generator: torch.Generator | None = None,
-    ) -> Latent:
+    ) -> Carried:
         """Filter real sequences into posterior latents [b, t, .]."""
         rssm, (b, t) = self.world_model.rssm, is_first.shape
         carry = rssm.unpack(state) if state else rssm.initial(b)
@@ -185,7 +185,7 @@ class Dreamer(nn.Module):
     @torch.no_grad()
     def imagine(
         self,
-        state: State | Latent,
+        state: State | Carried,
         length: int,
         actions: Float[Tensor, "n h a"] | None = None,
         generator: torch.Generator | None = None,
@@ -194,20 +194,20 @@ class Dreamer(nn.Module):
     ) -> Imagined:
         """Dream ``length`` steps from states [n, .], under the policy or under given actions; decode what is seen."""
         model = self.world_model
-        start = state if isinstance(state, Latent) else model.rssm.unpack(state)
+        start = state if isinstance(state, Carried) else model.rssm.unpack(state)
 
         def policy(feat: Tensor, step: int) -> Tensor:
             if actions is None:
                 return self.choose(feat, generator, greedy)
             return actions[:, step] if step < length else torch.zeros_like(actions[:, 0])
 
-        latent, action = model.imagine(start, policy, model.rssm.noise(len(start.deter), length, generator=generator))
+        latent, action = model.imagine(start, policy, model.rssm.noise(len(start.stoch), length, generator=generator))
         reward, cont = model.predict(latent.feat)
         value = self.actor_critic.value(latent.feat).pred()
         return Imagined(latent, action, reward, cont, value, self.reconstruct(latent) if decode else {})
 
     @torch.no_grad()
-    def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
+    def reconstruct(self, latent: Carried) -> dict[str, Tensor]:
         """What the decoder sees in latents, in the environment's units (images in [0, 1])."""
         return self.world_model.reconstruct(latent)
 

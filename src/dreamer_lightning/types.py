@@ -19,11 +19,11 @@ Shape legend, used in signatures and trailing comments everywhere:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
@@ -39,7 +39,7 @@ from dreamer_lightning.errors import UserError as UserError
 # Record keys (architecture: "Data: two vocabularies, one door").
 OBS, PREV_ACTION, REWARD = "obs", "prev_action", "reward"
 IS_FIRST, IS_LAST, IS_TERMINAL = "is_first", "is_last", "is_terminal"
-LATENT = "latent"  # holds "deter" and "stoch", in the packed form that the RSSM's ``pack`` gives
+LATENT = "latent"  # holds what the dynamics carries, by its names, in the packed form that its ``pack`` gives
 EXPLORED = "explored"  # on the wire: whether something else was played than the policy's action
 # Names on the wire that no observation can have.
 WIRE = {PREV_ACTION, LATENT, REWARD, EXPLORED, "action", "next", "collector", "is_init"}
@@ -196,27 +196,43 @@ class Specs:
         return cls(spaces(plain["obs"]), spaces(plain["action"]))
 
 
-class Latent(NamedTuple):
-    """The model state carried in time: ``deter`` [*b, d] and ``stoch`` [*b, z] (flat)."""
+C = TypeVar("C", bound="Carried")
 
-    deter: Tensor
-    stoch: Tensor
+
+class Carried(tuple[Tensor, ...]):
+    """The model state carried in time: tensors [*b, .] by names that the dynamics gives them; mixin of a named tuple.
+
+    Collector, replay and evaluation keep each part under its name (any but ``prev_action`` and ``is_first``). Heads and
+    decoders see two of them, which may be fields or properties.
+    """
+
+    __slots__ = ()
+    _fields: Any
+    _replace: Callable[..., Self]
+    deter: Any  # [*b, d]
+    stoch: Any  # [*b, z], flat
 
     @property
     def feat(self) -> Tensor:
         """[*b, d+z]: the only order in which heads see the two."""
         return torch.cat([self.deter, self.stoch], -1)
 
-    def detach(self) -> Latent:
-        return Latent(self.deter.detach(), self.stoch.detach())
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(*map(function, self))
 
-    def map(self, function) -> Latent:
-        return Latent(function(self.deter), function(self.stoch))
+    def detach(self) -> Self:
+        return self.map(Tensor.detach)
 
     @staticmethod
-    def stack(steps: Sequence[Latent]) -> Latent:
-        """Latents of successive steps [*b, .] as one [*b, t, .]."""
-        return Latent(torch.stack([x.deter for x in steps], -2), torch.stack([x.stoch for x in steps], -2))
+    def stack(steps: Sequence[C]) -> C:
+        """The states of successive steps [*b, .] as one [*b, t, .]."""
+        return type(steps[0])(*(torch.stack(parts, -2) for parts in zip(*steps, strict=True)))
+
+
+class Latent(NamedTuple("Latent", [("deter", Tensor), ("stoch", Tensor)]), Carried):
+    """What an RSSM carries: ``deter`` [*b, d] and ``stoch`` [*b, z] (flat)."""
+
+    __slots__ = ()
 
 
 @dataclass

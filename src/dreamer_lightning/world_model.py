@@ -20,7 +20,7 @@ from dreamer_lightning.nets.outputs import Output
 from dreamer_lightning.nets.rssm import BlockRSSM, Policy
 from dreamer_lightning.nets.standardize import Standardize
 from dreamer_lightning.optim import LaProp
-from dreamer_lightning.types import Discount, Latent, Losses, Metrics, Specs
+from dreamer_lightning.types import Carried, Discount, Losses, Metrics, Specs
 
 RewardHead = partial(TwoHotHead, layers=1)
 SCALES = {"recon": 1.0, "reward": 1.0, "cont": 1.0, "dyn": 1.0, "rep": 0.1}
@@ -37,7 +37,7 @@ class Observed(NamedTuple):
         outputs: predictions by the name of their loss: ``recon/NAME``, ``reward``, ``cont``.
     """
 
-    latent: Latent
+    latent: Carried
     post_logits: Tensor
     prior_logits: Tensor
     embed: Tensor
@@ -117,7 +117,7 @@ class WorldModel(L.LightningModule):
         self.optimizer, self.scales = LaProp, dict(SCALES)
 
     def forward(
-        self, records: dict[str, Any], carry: Latent, noise: Shaped[Tensor, "b t ..."]
+        self, records: dict[str, Any], carry: Carried, noise: Shaped[Tensor, "b t ..."]
     ) -> tuple[Losses, Observed, Metrics]:
         """Losses of a batch of sequences.
 
@@ -158,7 +158,7 @@ class WorldModel(L.LightningModule):
         """What the encoder makes of observations."""
         return self.encoder(obs if self.standardize is None else self.standardize(obs))
 
-    def reconstruct(self, latent: Latent) -> dict[str, Tensor]:
+    def reconstruct(self, latent: Carried) -> dict[str, Tensor]:
         """What the decoder sees in latents, in the environment's units (images in [0, 1])."""
         seen = {key: output.pred() for key, output in self.decoder(latent).items()}
         return seen if self.standardize is None else {key: self.standardize.undo(key, x) for key, x in seen.items()}
@@ -170,12 +170,12 @@ class WorldModel(L.LightningModule):
     # What the actor-critic asks of its dynamics.
 
     def imagine(
-        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
-    ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
+        self, latent: Carried, policy: Policy, noise: Shaped[Tensor, "n h ..."]
+    ) -> tuple[Carried, Float[Tensor, "n h+1 a"]]:
         """Dream from latents [n, .] under a policy; see ``BlockRSSM.imagine``."""
         return self.rssm.imagine(latent, policy, noise)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
+    def retrace(self, latent: Carried, action: Float[Tensor, "n h1 a"]) -> Carried:
         """A finished dream as a function of its actions; see ``BlockRSSM.retrace``."""
         return self.rssm.retrace(latent, action)
 

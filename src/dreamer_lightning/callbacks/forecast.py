@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dreamer_lightning.callbacks.base import Callback, LoopView, say
 from dreamer_lightning.callbacks.checkpoint import Checkpoint
+from dreamer_lightning.types import PREV_ACTION
 
 BYTES = {"uint8": 1, "bool": 1, "int32": 4, "float32": 4, "int64": 8, "float64": 8}
 
@@ -97,7 +97,7 @@ def record_bytes(loop: LoopView) -> int:
     size = sum(_numel(s.shape) * BYTES.get(s.dtype, 4) for s in loop.specs.obs.values())
     size += 4 * loop.specs.action_dim + 4 + 3
     state = loop.dreamer.initial(1)
-    return size + sum(state[name].nbytes for name in ("deter", "stoch") if isinstance(state.get(name), Tensor))
+    return size + sum(value.nbytes for name, value in state.items() if name != PREV_ACTION)
 
 
 def replay_bytes(loop: LoopView) -> int:

@@ -163,8 +163,8 @@ def example_record(specs: Specs, dreamer: Dreamer) -> dict[str, Any]:
     obs = {name: torch.zeros(1, *space.shape, dtype=getattr(torch, space.dtype)) for name, space in specs.obs.items()}
     flags = {name: torch.zeros(1, dtype=torch.bool) for name in (IS_FIRST, IS_LAST, IS_TERMINAL)}
     state = {name: value.cpu() for name, value in dreamer.initial(1).items()}
-    latent = {name: state[name] for name in ("deter", "stoch")}
-    return {OBS: obs, LATENT: latent, PREV_ACTION: state["prev_action"], REWARD: torch.zeros(1), **flags}
+    action = state.pop(PREV_ACTION)
+    return {OBS: obs, LATENT: state, PREV_ACTION: action, REWARD: torch.zeros(1), **flags}
 
 
 def play_randomly(

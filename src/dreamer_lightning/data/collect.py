@@ -17,7 +17,6 @@ from dreamer_lightning.envs.batched import batch_of
 from dreamer_lightning.types import EXPLORED, LATENT, PREV_ACTION, Specs
 
 Act = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, torch.Generator | None], tuple[Tensor, dict[str, Tensor]]]
-LATENTS = ("deter", "stoch")
 
 
 class CollectorPolicy(TensorDictModuleBase):
@@ -49,13 +48,13 @@ class CollectorPolicy(TensorDictModuleBase):
         self.specs, self.explore, self._agent = specs, explore, (agent,)  # in a tuple: no module of this one
         self.env_step = self.agent_step = 0  # clocks of the run, for explorations
         self._act, self._names, self.generator, self._device = act, list(specs.obs), generator, device
-        self.in_keys = [*self._names, "is_init", *((LATENT, name) for name in LATENTS), PREV_ACTION]
-        self.out_keys = ["action", *(("next", LATENT, name) for name in LATENTS), ("next", PREV_ACTION)]
+        self.in_keys = [*self._names, "is_init", LATENT, PREV_ACTION]
+        self.out_keys = ["action", ("next", LATENT), ("next", PREV_ACTION)]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         latent = tensordict.get(LATENT)
         obs = {name: self._in(tensordict.get(name)) for name in self._names}
-        state = {name: self._in(latent.get(name)) for name in LATENTS}
+        state = {name: self._in(value) for name, value in latent.items()}
         state[PREV_ACTION] = self._in(tensordict.get(PREV_ACTION))
         is_first = self._in(tensordict.get("is_init").squeeze(-1))
         action, state = self._act(obs, state, is_first, self.generator)
@@ -65,7 +64,7 @@ class CollectorPolicy(TensorDictModuleBase):
             tensordict.set(EXPLORED, self._out((action != own).any(-1, keepdim=True)))
         size = tensordict.batch_size
         action = self._out(action)
-        latent = TensorDict({name: self._out(state[name]) for name in LATENTS}, size)
+        latent = TensorDict({name: self._out(value) for name, value in state.items() if name != PREV_ACTION}, size)
         tensordict.set("action", action)
         tensordict.set("next", TensorDict({LATENT: latent, PREV_ACTION: action}, size))
         return tensordict
@@ -83,8 +82,10 @@ def primers(initial: Mapping[str, Tensor]) -> dict[str | tuple[str, str], tuple[
     Args:
         initial: the policy's state [n, ...] before the first step, as ``Dreamer.initial(n)``.
     """
-    key: dict[str, str | tuple[str, str]] = {PREV_ACTION: PREV_ACTION, **{name: (LATENT, name) for name in LATENTS}}
-    return {key[name]: (tuple(value.shape[1:]), value.dtype) for name, value in initial.items()}
+    return {
+        name if name == PREV_ACTION else (LATENT, name): (tuple(value.shape[1:]), value.dtype)
+        for name, value in initial.items()
+    }
 
 
 def make_collector(env: EnvBase, policy: CollectorPolicy, steps: int = 1) -> Collector:

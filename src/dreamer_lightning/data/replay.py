@@ -27,7 +27,6 @@ from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.data.storage import Key, Storage, flatten, make_storage, nested, one_table
 from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, Count, UserError
 
-DETER = (LATENT, "deter")
 Portion = tuple[np.ndarray, np.ndarray, dict[Key, Tensor]]  # of records: stream [m], number [m], rows [m]
 
 
@@ -45,8 +44,8 @@ class Replay:
         storage: memory, memmap (files, which need page cache and no memory), or device (no batch is copied to it).
         folder: of memmap's files.
         device: that of training; batches for a GPU lie in page-locked memory, or with storage device there.
-        deter: type in which deterministic states are stored; bfloat16 takes half the room and rounds them. Batches have
-            float32 in any case.
+        deter: type in which floating-point parts of latents are stored; bfloat16 takes half the room and rounds them.
+            Batches have float32 in any case.
         latents: sequences go on from the latents stored with them; false: each begins like an episode (V1 to V3-2023).
 
     Raises:
@@ -121,7 +120,7 @@ class Replay:
     def _kept(self, example: TensorDictBase | Mapping) -> dict:
         """Rows as they are stored."""
         rows = {key: value[:1] for key, value in flatten(example).items() if key != STREAM}
-        return {key: value.to(self.deter) if key == DETER else value for key, value in rows.items()}
+        return {key: value.to(self.deter) if floating_latent(key, value) else value for key, value in rows.items()}
 
     def _slots(self, row_bytes: int) -> int:
         capacity: int = self.capacity
@@ -175,7 +174,7 @@ class Replay:
 
         Args:
             index: [b, length] as sampled; the last t columns are meant.
-            latents: packed ``{"deter": [b, t, d], "stoch": [b, t, ...]}``.
+            latents: packed [b, t, ...], by the names of their parts.
 
         Returns:
             How many records were replaced.
@@ -237,8 +236,7 @@ class Replay:
         is_first = batch[IS_FIRST]
         batch[IS_LAST] |= torch.cat([is_first[:, 1:], follows.unsqueeze(1)], 1)
         is_first[:, : 1 if self.latents else 2] = True
-        if DETER in batch:
-            batch[DETER] = batch[DETER].float()
+        batch = {key: value.float() if floating_latent(key, value) else value for key, value in batch.items()}
         batch["index"] = starts[:, None] + torch.arange(self.length) * self.num_streams
         return nested(batch, (self.batch_size, self.length))
 
@@ -357,3 +355,8 @@ class Replay:
         self.generator.set_state(state["generator"])
         if list(state["total"]) == self.total:
             self.queue = deque((stream, number) for stream, number in state["queue"])
+
+
+def floating_latent(key: Key, value: Tensor) -> bool:
+    """Whether an entry of the records is a part of the latent that is no class index."""
+    return key[0] == LATENT and value.is_floating_point()

@@ -48,7 +48,7 @@ class Episode:
 
     @property
     def kept(self) -> int:
-        return len(self.latent["deter"])
+        return len(next(iter(self.latent.values())))
 
     def state(self, time: int) -> dict[str, Tensor]:
         """What the policy carried right after ``obs[time]``: packed latent, and the action that led there."""

@@ -23,7 +23,7 @@ from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import Categorical
 from dreamer_lightning.nets.rssm import BlockRSSM, Policy
 from dreamer_lightning.ops.scalars import precise
-from dreamer_lightning.types import Latent
+from dreamer_lightning.types import Carried, Latent
 
 MLPS = ("deter_in", "stoch_in", "action_in", "post_mlp", "prior_mlp")
 OWN = ("observe", "observe_packed", "imagine", "retrace")  # methods that are called, and may be replaced in the object
@@ -90,7 +90,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
 
     def observe(
         self,
-        latent: Latent,
+        latent: Carried,
         prev_action: Float[Tensor, "b t a"],
         embed: Float[Tensor, "b t e"],
         is_first: Bool[Tensor, "b t"],
@@ -111,7 +111,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
             return False
         return self.read.gates.weight.dtype == torch.float32
 
-    def scan(self, latent: Latent, prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor):
+    def scan(self, latent: Carried, prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor):
         """``observe`` in float32."""
         b, t = is_first.shape
         latent, noise = latent.map(lambda x: x.expand(b, -1)), noise.expand(b, t, self.latents.groups)
@@ -157,7 +157,7 @@ class FastBlockRSSM(Twin, BlockRSSM):
         return known and loops.usable(deter, prev_action, embed, noise, self.read.gates.weight)
 
     def imagine(
-        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
+        self, latent: Carried, policy: Policy, noise: Shaped[Tensor, "n h ..."]
     ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
         """Without a gradient each state is written where it stays, beside those of its step."""
         if not self.dreams(latent, noise):
@@ -174,14 +174,14 @@ class FastBlockRSSM(Twin, BlockRSSM):
             actions.append(policy(feats[step + 1], step + 1))
         return Joined.of(feats.transpose(0, 1), self.deter_dim), torch.stack(actions, 1)
 
-    def dreams(self, latent: Latent, noise: Tensor) -> bool:
+    def dreams(self, latent: Carried, noise: Tensor) -> bool:
         """Whether the compiled steps can take these, without a gradient."""
         if torch.is_grad_enabled() or len(self.read.prior_mlp) > loops.MOST or torch.is_autocast_enabled("cpu"):
             return False
         fits = noise.ndim == 3 and noise.shape[2] == self.latents.groups and len(latent.deter) == len(noise)
         return fits and loops.usable(*latent, noise, self.read.gates.weight)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
+    def retrace(self, latent: Carried, action: Float[Tensor, "n h1 a"]) -> Latent:
         if not self.scans():
             return super().retrace(latent, action)
         with full_precision(latent.deter.device):

@@ -22,14 +22,14 @@ from dreamer_lightning.nets.blocks import (
 from dreamer_lightning.nets.encoders import image_size, reduced_size, select_keys, split_spaces
 from dreamer_lightning.nets.outputs import Categorical, ImageMSE, ImageNormal, Normal, Output, SymlogMSE
 from dreamer_lightning.nets.upsample import UpsampleConv2d
-from dreamer_lightning.types import Latent, Space, Specs, UserError
+from dreamer_lightning.types import Carried, Space, Specs, UserError
 
 
 class Decoder(nn.Module, ABC):
     """From a latent [*b, .] to an output per observation, by name."""
 
     @abstractmethod
-    def forward(self, latent: Latent) -> dict[str, Output]: ...
+    def forward(self, latent: Carried) -> dict[str, Output]: ...
 
 
 class SymlogMLPDecoder(Decoder):
@@ -65,7 +65,7 @@ class SymlogMLPDecoder(Decoder):
         self.mlp = MLP(stoch + deter, units, layers, act, norm, init)
         self.outs = nn.ModuleList(Linear(self.mlp.out_dim, space.size, outscale, init) for space in spaces.values())
 
-    def forward(self, latent: Latent) -> dict[str, Output]:
+    def forward(self, latent: Carried) -> dict[str, Output]:
         x = self.mlp(torch.cat([latent.stoch, latent.deter], -1))
         raw = {name: out(x) for name, out in zip(self.spaces, self.outs, strict=True)}
         return {name: vector_output(raw[name], space, SymlogMSE) for name, space in self.spaces.items()}
@@ -102,7 +102,7 @@ class MLPDecoder(Decoder):
         self.mlp = MLP(deter + stoch, units, layers, act, norm, init)
         self.outs = nn.ModuleList(Linear(self.mlp.out_dim, space.size, init=init) for space in spaces.values())
 
-    def forward(self, latent: Latent) -> dict[str, Output]:
+    def forward(self, latent: Carried) -> dict[str, Output]:
         x = self.mlp(latent.feat)
         raw = {name: out(x) for name, out in zip(self.spaces, self.outs, strict=True)}
         return {name: vector_output(raw[name], space, unit_normal) for name, space in self.spaces.items()}
@@ -158,7 +158,7 @@ class UpsampleDecoder(Decoder):
         self.out = UpsampleConv2d(depths[0], sum(self.channels.values()), kernel, outscale)
         self.act = activation(act)
 
-    def forward(self, latent: Latent) -> dict[str, Output]:
+    def forward(self, latent: Carried) -> dict[str, Output]:
         height, width, channels = self.shape
         blocks, lead = self.deter_in.blocks, latent.deter.shape[:-1]
         x = self.deter_in(latent.deter).reshape(-1, blocks, height, width, channels // blocks)
@@ -197,7 +197,7 @@ class StridedDecoder(Decoder):
         )
         self.act = activation(act)
 
-    def forward(self, latent: Latent) -> dict[str, Output]:
+    def forward(self, latent: Carried) -> dict[str, Output]:
         lead = latent.deter.shape[:-1]
         x = self.dense(latent.feat).reshape(prod(lead), -1, 1, 1)
         for conv in self.convs[:-1]:
@@ -234,7 +234,7 @@ class DictDecoder(Decoder):
         pairs = ((vectors, vector), (pictures, image))
         self.parts = nn.ModuleList(build(spaces, deter, stoch) for spaces, build in pairs if spaces)
 
-    def forward(self, latent: Latent) -> dict[str, Output]:
+    def forward(self, latent: Carried) -> dict[str, Output]:
         return {name: output for part in self.parts for name, output in part(latent).items()}
 
 

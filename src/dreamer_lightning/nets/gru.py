@@ -19,7 +19,7 @@ from dreamer_lightning.nets.blocks import MLP, Linear
 from dreamer_lightning.nets.latents import Categorical, FreeNats, Latents
 from dreamer_lightning.nets.norms import LayerNorm
 from dreamer_lightning.nets.rssm import RSSM
-from dreamer_lightning.types import Latent
+from dreamer_lightning.types import Carried, Latent
 
 
 class PlainGRU(nn.GRUCell):
@@ -108,9 +108,9 @@ class GRURSSM(RSSM):
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
         return action
 
-    def core(self, latent: Latent, action_in: Float[Tensor, "*b a"]) -> Float[Tensor, "*b d"]:
+    def core(self, latent: Carried, action_in: Float[Tensor, "*b a"]) -> Carried:
         x = self.stoch_in(torch.cat([latent.stoch, action_in], -1))
-        return self.cell(x, latent.deter.to(x.dtype))
+        return latent._replace(deter=self.cell(x, latent.deter.to(x.dtype)))
 
     def post(self, deter: Float[Tensor, "*b d"], embed: Float[Tensor, "*b e"]) -> Float[Tensor, ...]:
         return self.latents.params(self.post_params(self.post_mlp(torch.cat([deter, embed], -1))))
@@ -137,7 +137,7 @@ class LearnedStartRSSM(GRURSSM):
         latent = Latent(deter, self.latents.mode(self.prior(deter)).to(deter.dtype))
         return latent.map(lambda x: x.to(device or x.device).expand(*batch, -1))
 
-    def forget(self, latent: Latent, keep: Float[Tensor, "*b 1"]) -> Latent:
+    def forget(self, latent: Carried, keep: Float[Tensor, "*b 1"]) -> Carried:
         start = self.initial(1)
         return Latent(*(old * keep + fresh * (1 - keep) for fresh, old in zip(start, latent, strict=True)))
 

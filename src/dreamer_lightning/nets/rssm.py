@@ -23,7 +23,7 @@ from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, act
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
 from dreamer_lightning.ops.scalars import tanh
-from dreamer_lightning.types import Latent, Losses, Metrics, UserError
+from dreamer_lightning.types import Carried, Latent, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 
@@ -37,7 +37,12 @@ class RSSM(nn.Module, ABC):
         latents: the kind of ``stoch``.
         free_nats: KL below which it is not reduced further, in nats.
         free: where free nats apply, ``per_step`` or ``batch_mean``.
+
+    Attributes:
+        carried: what it carries in time. Another class has ``stoch`` among its fields, the others as wide as ``deter``.
     """
+
+    carried: type[Carried] = Latent
 
     def __init__(self, action_dim: int, deter: int, latents: Latents, free_nats: float, free: FreeNats):
         super().__init__()
@@ -45,8 +50,8 @@ class RSSM(nn.Module, ABC):
         self.latents, self.free_nats, self.free = latents, free_nats, FREE[free]
 
     @abstractmethod
-    def core(self, latent: Latent, action_in: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
-        """The recurrence: next ``deter`` from the latent and the action as ``project_action`` gives it."""
+    def core(self, latent: Carried, action_in: Float[Tensor, "*b i"]) -> Carried:
+        """The recurrence: the next latent, but for its ``stoch``, from the action as ``project_action`` gives it."""
 
     @abstractmethod
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b i"]:
@@ -64,36 +69,36 @@ class RSSM(nn.Module, ABC):
 
     def observe_step(
         self,
-        latent: Latent,
+        latent: Carried,
         prev_action: Float[Tensor, "*b a"],
         embed: Float[Tensor, "*b e"],
         is_first: Bool[Tensor, "*b"],
         noise: Shaped[Tensor, "*b n"],
-    ) -> tuple[Latent, Float[Tensor, ...]]:
+    ) -> tuple[Carried, Float[Tensor, ...]]:
         """One step on real data; where ``is_first``, the past is forgotten. Returns the posterior latent and logits."""
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        deter = self.core(self.forget(latent, keep), self.project_action(prev_action * keep))
-        logits = self.post(deter, embed)
-        return Latent(deter, self.draw(logits, noise)), logits
+        latent = self.core(self.forget(latent, keep), self.project_action(prev_action * keep))
+        logits = self.post(latent.deter, embed)
+        return latent._replace(stoch=self.draw(logits, noise)), logits
 
     def imagine_step(
-        self, latent: Latent, action: Float[Tensor, "*b a"], noise: Shaped[Tensor, "*b n"]
-    ) -> tuple[Latent, Float[Tensor, ...]]:
+        self, latent: Carried, action: Float[Tensor, "*b a"], noise: Shaped[Tensor, "*b n"]
+    ) -> tuple[Carried, Float[Tensor, ...]]:
         """One step in the dream. Returns the prior latent and its logits."""
-        deter = self.core(latent, self.project_action(action))
-        logits = self.prior(deter)
-        return Latent(deter, self.draw(logits, noise)), logits
+        latent = self.core(latent, self.project_action(action))
+        logits = self.prior(latent.deter)
+        return latent._replace(stoch=self.draw(logits, noise)), logits
 
     # Sequences.
 
     def observe(
         self,
-        latent: Latent,
+        latent: Carried,
         prev_action: Float[Tensor, "b t a"],
         embed: Float[Tensor, "b t e"],
         is_first: Bool[Tensor, "b t"],
         noise: Shaped[Tensor, "b t ..."],
-    ) -> tuple[Latent, Float[Tensor, "b t ..."]]:
+    ) -> tuple[Carried, Float[Tensor, "b t ..."]]:
         """Filter a sequence of real data: posterior latents [b, t, .] and their logits.
 
         Args:
@@ -108,11 +113,11 @@ class RSSM(nn.Module, ABC):
             latent, logit = self.observe_step(latent, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             latents.append(latent)
             logits.append(logit)
-        return Latent.stack(latents), torch.stack(logits, 1)
+        return Carried.stack(latents), torch.stack(logits, 1)
 
     def imagine(
-        self, latent: Latent, policy: Policy, noise: Shaped[Tensor, "n h ..."]
-    ) -> tuple[Latent, Float[Tensor, "n h+1 a"]]:
+        self, latent: Carried, policy: Policy, noise: Shaped[Tensor, "n h ..."]
+    ) -> tuple[Carried, Float[Tensor, "n h+1 a"]]:
         """Dream ``h`` steps ahead: latents of the start and the ``h`` dreamed states, and the action taken at each.
 
         Args:
@@ -125,9 +130,9 @@ class RSSM(nn.Module, ABC):
             latent, _ = self.imagine_step(latent, actions[-1], noise[:, step])
             latents.append(latent)
             actions.append(policy(latent.feat, step + 1))
-        return Latent.stack(latents), torch.stack(actions, 1)
+        return Carried.stack(latents), torch.stack(actions, 1)
 
-    def retrace(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
+    def retrace(self, latent: Carried, action: Float[Tensor, "n h1 a"]) -> Carried:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held: the same states,
         from each of which gradients flow to the actions before it.
 
@@ -137,17 +142,17 @@ class RSSM(nn.Module, ABC):
         """
         return frozen(self, "retrace_steps")(latent, action)
 
-    def retrace_steps(self, latent: Latent, action: Float[Tensor, "n h1 a"]) -> Latent:
+    def retrace_steps(self, latent: Carried, action: Float[Tensor, "n h1 a"]) -> Carried:
         """``retrace`` step by step."""
         latents = [latent.map(lambda x: x[:, 0])]
         for step in range(1, action.shape[1]):
-            deter = self.core(latents[-1], self.project_action(action[:, step - 1]))
-            logits = self.prior(deter)
+            state = self.core(latents[-1], self.project_action(action[:, step - 1]))
+            logits = self.prior(state.deter)
             noise = self.latents.noise_of(logits, latent.stoch[:, step])
-            latents.append(Latent(deter, self.draw(logits, noise)))
-        return Latent.stack(latents)
+            latents.append(state._replace(stoch=self.draw(logits, noise)))
+        return Carried.stack(latents)
 
-    def forget(self, latent: Latent, keep: Float[Tensor, "*b 1"]) -> Latent:
+    def forget(self, latent: Carried, keep: Float[Tensor, "*b 1"]) -> Carried:
         """The latent where ``keep`` is 1, and the state before an episode's first step where it is 0: zeros."""
         return latent.map(lambda x: x * keep)
 
@@ -165,23 +170,26 @@ class RSSM(nn.Module, ABC):
         metrics = {"prior_entropy": kl.prior_entropy.mean(), "post_entropy": kl.post_entropy.mean()}
         return {"dyn": self.free(kl.dyn, self.free_nats), "rep": self.free(kl.rep, self.free_nats)}, metrics
 
-    def initial(self, *batch: int, device: torch.device | None = None) -> Latent:
+    def initial(self, *batch: int, device: torch.device | None = None) -> Carried:
         """The state before anything was seen: zeros."""
         device = device or next(self.parameters()).device
-        return Latent(*(torch.zeros(*batch, size, device=device) for size in (self.deter_dim, self.stoch_dim)))
+        widths = (self.stoch_dim if name == "stoch" else self.deter_dim for name in self.carried._fields)
+        return self.carried(*(torch.zeros(*batch, width, device=device) for width in widths))
 
     def noise(self, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "*b n"]:
         """Draws for ``observe`` (batch b, t) or ``imagine`` (batch n, h)."""
         device = generator.device if generator else next(self.parameters()).device
         return self.latents.noise(*batch, generator=generator, device=device)
 
-    def pack(self, latent: Latent) -> dict[str, Tensor]:
-        """The form in which replay keeps a latent."""
-        return {"deter": latent.deter.detach().float(), "stoch": self.latents.pack(latent.stoch)}
+    def pack(self, latent: Carried) -> dict[str, Tensor]:
+        """The form in which replay keeps a latent: by the names of its parts."""
+        parts = zip(latent._fields, latent, strict=True)
+        return {name: self.latents.pack(x) if name == "stoch" else x.detach().float() for name, x in parts}
 
-    def unpack(self, packed: dict[str, Tensor]) -> Latent:
+    def unpack(self, packed: dict[str, Tensor]) -> Carried:
         """The inverse of ``pack``."""
-        return Latent(packed["deter"], self.latents.unpack(packed["stoch"]).to(packed["deter"].dtype))
+        stoch = self.latents.unpack(packed["stoch"]).float()
+        return self.carried(*(stoch if name == "stoch" else packed[name] for name in self.carried._fields))
 
     def observe_packed(
         self, packed: dict[str, Tensor], prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
@@ -254,13 +262,14 @@ class BlockRSSM(RSSM):
         self.prior_mlp = MLP(deter, hidden, img_layers, act)
         self.prior_logits = Linear(self.prior_mlp.out_dim, self.latents.param_dim, outscale)
 
-    def core(self, latent: Latent, action_in: Float[Tensor, "*b hidden"]) -> Float[Tensor, "*b d"]:
+    def core(self, latent: Carried, action_in: Float[Tensor, "*b hidden"]) -> Carried:
         """The recurrence: next ``deter`` from the latent and the projected action."""
         x = torch.cat([self.deter_in(latent.deter), self.stoch_in(latent.stoch), action_in], -1)
         deter = latent.deter
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
             deter, x = self.act(norm(layer(deter, x))), None  # at first, each block sees its part and all of x
-        return gru(self.gates.blocked(deter, x), latent.deter.flatten(0, -2)).view(latent.deter.shape)
+        deter = gru(self.gates.blocked(deter, x), latent.deter.flatten(0, -2)).view(latent.deter.shape)
+        return latent._replace(deter=deter)
 
     def project_action(self, action: Float[Tensor, "*b a"]) -> Float[Tensor, "*b hidden"]:
         """Project the action, scaled back to [-1, 1] without a gradient through the scale."""

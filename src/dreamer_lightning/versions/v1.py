@@ -12,7 +12,7 @@ from dreamer_lightning.actor_critic import AbstractActorCritic, Dream, Dynamics,
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.types import Carried, Losses, Metrics
 from dreamer_lightning.versions.early import arriving, by_start, check_length, first_cont, shifted_weight
 
 
@@ -34,7 +34,7 @@ class ActorCriticV1(AbstractActorCritic):
         self.gradient = Pathwise()
 
     def forward(
-        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
         """``policy`` and ``value`` [b, k], and metrics."""
         terminal = records["is_terminal"]

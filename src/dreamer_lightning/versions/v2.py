@@ -15,7 +15,7 @@ from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import ClosedUnitInterval, Latent, Losses, Metrics, NonNegativeFloat, PositiveInt
+from dreamer_lightning.types import Carried, ClosedUnitInterval, Losses, Metrics, NonNegativeFloat, PositiveInt
 from dreamer_lightning.versions.early import arriving, by_start, check_length, first_cont, shifted_weight
 
 
@@ -60,7 +60,7 @@ class ActorCriticV2(AbstractActorCritic):
         self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
 
     def forward(
-        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
         """``policy`` and ``value`` [b, k], and metrics."""
         terminal = records["is_terminal"]

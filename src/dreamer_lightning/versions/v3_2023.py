@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamer_lightning.actor_critic import Dream, Dynamics, Noise, NormalizedActorCritic
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.outputs import Output
-from dreamer_lightning.types import Latent, Losses, Metrics
+from dreamer_lightning.types import Carried, Losses, Metrics
 from dreamer_lightning.versions.early import by_start, first_cont
 
 
@@ -27,7 +27,7 @@ class ActorCritic2023(NormalizedActorCritic):
     """
 
     def forward(
-        self, latent: Latent, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
     ) -> tuple[Losses, Metrics]:
         """``policy`` and ``value`` [b, k], and metrics."""
         terminal = records["is_terminal"]

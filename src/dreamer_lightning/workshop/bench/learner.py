@@ -183,7 +183,7 @@ def time_acting(learner: Learner, repeats: int) -> Row:
         records = random_batch(dreamer.specs, dreamer, n, 1)[:, 0]
         state = {name: value.cpu() for name, value in dreamer.initial(n).items()}
         data = {**dict(records[OBS].items()), "is_init": torch.zeros(n, 1, dtype=torch.bool)}
-        data |= {LATENT: {name: state[name] for name in ("deter", "stoch")}, PREV_ACTION: state[PREV_ACTION]}
+        data |= {PREV_ACTION: state.pop(PREV_ACTION), LATENT: state}
         asked = TensorDict(data, [n])
         with torch.no_grad():  # as in the collector
             call = lambda asked=asked: policy(asked.copy())  # noqa: E731

@@ -65,7 +65,7 @@ def _grads(v: Vectors, prefix: str, rssm: BlockRSSM) -> None:
 def _core(v: Vectors, group: str, rssm: BlockRSSM) -> None:
     latent, action = _latent(v, group), v.tensor(f"{group}/action").requires_grad_()
     with watch(interop.rssm_layers(rssm)) as mids:
-        out = rssm.core(latent, rssm.project_action(action))
+        out = rssm.core(latent, rssm.project_action(action)).deter
     v.close(f"{group}/out", out)
     for name in v.names(f"{group}/mid"):
         v.close(f"{group}/mid/{name}", mids[name])
