@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "migration": NOUNS,
     "sanity": AGENT,
     "updates": AGENT | {"data", "sanity"},
-    "loop": BORDERS | {"updates", "sanity", "migration"},
+    "loopstate": BORDERS | {"migration"},
+    "loop": BORDERS | {"updates", "sanity", "loopstate", "migration"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "sanity", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks

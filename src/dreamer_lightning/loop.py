@@ -21,14 +21,13 @@ from lightning.fabric import Fabric
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreamer_lightning.data.collect import playing_state, set_playing_state
+from dreamer_lightning import loopstate
 from dreamer_lightning.data.records import initial_carry, to_records
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.migration import loop_state, weights
 from dreamer_lightning.sanity import Sanity
-from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
+from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio, Timers
 from dreamer_lightning.store import resume
 from dreamer_lightning.types import UserError
 from dreamer_lightning.updates import Update
@@ -71,7 +70,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.specs, self.clocks = self.dreamer.specs, Clocks()
         self.options = resume.options_of(self.update.optimizer)
-        self.timers = {"collect": 0.0, "train": 0.0, "evaluate": 0.0, "callbacks": 0.0}
+        self.timers = Timers(collect=0.0, train=0.0, evaluate=0.0, callbacks=0.0)
         self.began = time.perf_counter()
         self.carry: dict[str, Tensor] | None = None  # of ``to_records``, from one wire to the next
         self.pending: dict[str, Any] = {}  # metrics for the next row
@@ -104,7 +103,7 @@ class Loop:
 
     def collect(self, collector: Iterator[TensorDictBase]) -> None:
         """Play some steps in every environment, keep the records. A failed batch counts too: ranks keep one clock."""
-        with self.timed("collect"):
+        with self.timers.of("collect"):
             policy, wire = self.collector.policy, None
             policy.env_step, policy.agent_step = self.clocks.env_step, self.clocks.agent_step
             with self.to_the_end():
@@ -128,7 +127,7 @@ class Loop:
         """Make the updates that are due."""
         while self.ratio.due and not self.finished():
             self.ratio.pay()
-            with self.timed("train"):
+            with self.timers.of("train"):
                 metrics = self.update()
             if self.sanity.problem:
                 self.fail(self.sanity.problem)
@@ -160,7 +159,7 @@ class Loop:
         self.call("on_validation_start")
         metrics, episodes = {}, []
         self.evaluate_every.done(self.clocks.env_step)
-        with self.timed("evaluate"):
+        with self.timers.of("evaluate"):
             if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
                 with self.fabric.autocast(), self.to_the_end():
@@ -175,7 +174,7 @@ class Loop:
 
     def call(self, hook: str, **kwargs: Any) -> None:
         """Call a hook of every callback that has it, in their order."""
-        with self.timed("callbacks"):
+        with self.timers.of("callbacks"):
             self.fabric.call(hook, loop=self, **kwargs)
 
     def log(self, metrics: dict[str, float | Tensor]) -> None:
@@ -243,61 +242,20 @@ class Loop:
     def tick(self) -> None:
         self.clocks.seconds = time.perf_counter() - self.began
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timers[name] += time.perf_counter() - start
-
-    # State.
+    # State, for checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of the loop's own that a resumed run needs, in plain tensors and numbers; ask ``sound`` first."""
-        return {
-            "dreamer": self.dreamer.state_dict(),
-            "optimizer": self.update.optimizer.state_dict(),
-            "options": self.options,
-            "clocks": asdict(self.clocks),
-            "timers": dict(self.timers),
-            "ratio": self.ratio.state_dict(),
-            "log_every": self.log_every.state_dict(),
-            "evaluate_every": self.evaluate_every.state_dict(),
-        }
+        return loopstate.loop_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; ``run`` then goes on from there."""
-        state, optimizer = loop_state(state), self.update.optimizer
-        self.dreamer.load_state_dict(weights(state["dreamer"], self.dreamer.state_dict()))
-        optimizer.load_state_dict(state["optimizer"])
-        resume.keep_options(optimizer, self.options, state.get("options", self.options))
-        self.clocks = Clocks(**state["clocks"])
-        self.timers.update(state["timers"])
-        self.ratio.load_state_dict(state["ratio"])
-        self.log_every.load_state_dict(state["log_every"])
-        self.evaluate_every.load_state_dict(state["evaluate_every"])
-
-    @property
-    def generators(self) -> dict[str, torch.Generator]:
-        return {"training": self.update.generator, "acting": self.collector.policy.generator}
+        loopstate.set_loop_state(self, state)
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What each rank keeps for itself: random states, its environments, what the policy carries, the open row."""
-        return {
-            "random": resume.random_states(**self.generators),
-            "playing": playing_state(self.collector, self.carry, exact=not self.failure),
-            "pending": {name: float(value) for name, value in self.pending.items()},
-        }
+        return loopstate.rank_state(self)
 
     def load_rank_state_dict(self, state: dict[str, Any]) -> list[int]:
         """Restore what ``rank_state_dict`` gave; returns the environments that begin new episodes instead."""
-        if "playing" not in state:  # of an older version
-            return list(range(self.replay.num_streams))
-        resume.set_random_states(state["random"], **self.generators)
-        self.carry, anew = set_playing_state(self.collector, state["playing"])
-        self.replay.cut(anew)
-        self.pending = dict(state["pending"])
-        if "logged" in state:  # of an older version
-            self.log_every.done(state["logged"])
-        return anew
+        return loopstate.set_rank_state(self, state)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,19 @@ class Clocks:
     agent_step: int = 0
     update: int = 0
     seconds: float = 0.0
+
+
+class Timers(dict[str, float]):
+    """Seconds by what took them, over all sessions of the run."""
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """What happens in here took this time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self[name] += time.perf_counter() - start
 
 
 @dataclass

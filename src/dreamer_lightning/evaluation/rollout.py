@@ -97,48 +97,52 @@ def rollout(
         max_length: agent steps after which an endless episode is cut; that environment then plays no more.
         frame: draws a picture of the environment after each step (single environments only).
     """
-    single = len(env.batch_size) == 0
-    num_envs = 1 if single else env.batch_size[0]
-    share = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
-    tracks = [_Track(keep) for _ in range(num_envs)]
-    device = device_of(dreamer)
-    names = list(dreamer.specs.obs)
-    done_episodes: list[tuple[int, Episode]] = []
-
-    def look(td) -> dict[str, Tensor]:
-        obs = {name: td.get(name) for name in names}
-        return {name: (value[None] if single else value).to(device) for name, value in obs.items()}
-
-    def flat(td, key) -> Tensor:
-        return td.get(key).reshape(num_envs).cpu()
-
-    td = env.reset()
-    state = dreamer.initial(num_envs)
-    is_first = torch.ones(num_envs, dtype=torch.bool, device=device)
+    envs = _Envs(env, list(dreamer.specs.obs), device_of(dreamer))
+    share = [episodes // envs.count + (i < episodes % envs.count) for i in range(envs.count)]
+    tracks = [_Track(keep) for _ in range(envs.count)]
+    finished: list[tuple[int, Episode]] = []
+    td, state = env.reset(), dreamer.initial(envs.count)
+    is_first = torch.ones(envs.count, dtype=torch.bool, device=envs.device)
     while any(share):
-        obs = look(td)
+        obs = envs.look(td)
         action, state = dreamer.act(obs, state, is_first, generator, greedy)
         seen, packed, acted = _host(obs), _host(_latent(state)), action.cpu()
-        picture = frame(env) if frame is not None and single else None
-        td.set("action", acted[0] if single else acted)
+        picture = frame(env) if frame is not None and envs.single else None
+        td.set("action", acted[0] if envs.single else acted)
         td, root = env.step_and_maybe_reset(td)
         following = td.get("next")
-        reward, terminated, done = (flat(following, key) for key in ("reward", "terminated", "done"))
-        for i in range(num_envs):
+        reward, terminated, done = (envs.flat(following, key) for key in ("reward", "terminated", "done"))
+        for i in range(envs.count):
             if share[i]:
                 tracks[i].add(i, seen, packed, acted, reward, picture)
-        cut = [share[i] > 0 and (bool(done[i]) or len(tracks[i].action) >= max_length) for i in range(num_envs)]
+        cut = [share[i] > 0 and (bool(done[i]) or len(tracks[i].action) >= max_length) for i in range(envs.count)]
         if any(cut):
-            final_obs = look(following)
-            _, final = dreamer.act(final_obs, state, torch.zeros_like(is_first), generator, greedy)
-            final_obs, final = _host(final_obs), _host(_latent(final))
-            for i in (i for i in range(num_envs) if cut[i]):
-                done_episodes.append((i, tracks[i].close(i, final_obs, final, bool(terminated[i]), greedy)))
+            last = envs.look(following)
+            _, final = dreamer.act(last, state, torch.zeros_like(is_first), generator, greedy)
+            last, final = _host(last), _host(_latent(final))
+            for i in (i for i in range(envs.count) if cut[i]):
+                finished.append((i, tracks[i].close(i, last, final, bool(terminated[i]), greedy)))
                 tracks[i] = _Track(keep)
                 share[i] = share[i] - 1 if bool(done[i]) else 0
-        is_first = done.to(device)
-        td = root
-    return [episode for _, episode in sorted(done_episodes, key=lambda pair: pair[0])]
+        is_first, td = done.to(envs.device), root
+    return [episode for _, episode in sorted(finished, key=lambda pair: pair[0])]
+
+
+class _Envs:
+    """How a batch of environments is read, or one that has no batch."""
+
+    def __init__(self, env, names: list[str], device: torch.device):
+        self.names, self.device, self.single = names, device, len(env.batch_size) == 0
+        self.count = 1 if self.single else env.batch_size[0]
+
+    def look(self, td) -> dict[str, Tensor]:
+        """Observations [count, ...]."""
+        obs = {name: td.get(name) for name in self.names}
+        return {name: (value[None] if self.single else value).to(self.device) for name, value in obs.items()}
+
+    def flat(self, td, key: str) -> Tensor:
+        """A number of each [count]."""
+        return td.get(key).reshape(self.count).cpu()
 
 
 class _Track:

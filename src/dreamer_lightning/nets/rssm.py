@@ -20,15 +20,16 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from dreamer_lightning.nets.blocks import MLP, BlockLinear, Linear, RMSNorm, activation
+from dreamer_lightning.nets.dynamics import Dynamics
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.latents import FREE, Categorical, FreeNats, Latents
 from dreamer_lightning.ops.scalars import tanh
-from dreamer_lightning.types import Carried, Latent, Losses, Metrics, UserError
+from dreamer_lightning.types import Carried, Losses, Metrics, UserError
 
 Policy = Callable[[Tensor, int], Tensor]  # (feat [n, f], imagined step) -> action [n, a]
 
 
-class RSSM(nn.Module, ABC):
+class RSSM(Dynamics, ABC):
     """What every RSSM shares: steps, sequences and losses over a recurrence and a kind of latent of its own.
 
     Args:
@@ -37,17 +38,11 @@ class RSSM(nn.Module, ABC):
         latents: the kind of ``stoch``.
         free_nats: KL below which it is not reduced further, in nats.
         free: where free nats apply, ``per_step`` or ``batch_mean``.
-
-    Attributes:
-        carried: what it carries in time. Another class has ``stoch`` among its fields, the others as wide as ``deter``.
     """
 
-    carried: type[Carried] = Latent
-
     def __init__(self, action_dim: int, deter: int, latents: Latents, free_nats: float, free: FreeNats):
-        super().__init__()
-        self.action_dim, self.deter_dim, self.stoch_dim = action_dim, deter, latents.stoch_dim
-        self.latents, self.free_nats, self.free = latents, free_nats, FREE[free]
+        super().__init__(action_dim, deter, latents)
+        self.free_nats, self.free = free_nats, FREE[free]
 
     @abstractmethod
     def core(self, latent: Carried, action_in: Float[Tensor, "*b i"]) -> Carried:
@@ -152,10 +147,6 @@ class RSSM(nn.Module, ABC):
             latents.append(state._replace(stoch=self.draw(logits, noise)))
         return Carried.stack(latents)
 
-    def forget(self, latent: Carried, keep: Float[Tensor, "*b 1"]) -> Carried:
-        """The latent where ``keep`` is 1, and the state before an episode's first step where it is 0: zeros."""
-        return latent.map(lambda x: x * keep)
-
     def draw(self, params: Float[Tensor, ...], noise: Shaped[Tensor, "*b n"]) -> Float[Tensor, "*b z"]:
         """A draw of ``stoch``, flat, with a gradient."""
         return self.latents.draw(params, noise)
@@ -169,34 +160,6 @@ class RSSM(nn.Module, ABC):
         kl = self.latents.divergence(post, prior)
         metrics = {"prior_entropy": kl.prior_entropy.mean(), "post_entropy": kl.post_entropy.mean()}
         return {"dyn": self.free(kl.dyn, self.free_nats), "rep": self.free(kl.rep, self.free_nats)}, metrics
-
-    def initial(self, *batch: int, device: torch.device | None = None) -> Carried:
-        """The state before anything was seen: zeros."""
-        device = device or next(self.parameters()).device
-        widths = (self.stoch_dim if name == "stoch" else self.deter_dim for name in self.carried._fields)
-        return self.carried(*(torch.zeros(*batch, width, device=device) for width in widths))
-
-    def noise(self, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "*b n"]:
-        """Draws for ``observe`` (batch b, t) or ``imagine`` (batch n, h)."""
-        device = generator.device if generator else next(self.parameters()).device
-        return self.latents.noise(*batch, generator=generator, device=device)
-
-    def pack(self, latent: Carried) -> dict[str, Tensor]:
-        """The form in which replay keeps a latent: by the names of its parts."""
-        parts = zip(latent._fields, latent, strict=True)
-        return {name: self.latents.pack(x) if name == "stoch" else x.detach().float() for name, x in parts}
-
-    def unpack(self, packed: dict[str, Tensor]) -> Carried:
-        """The inverse of ``pack``."""
-        stoch = self.latents.unpack(packed["stoch"]).float()
-        return self.carried(*(stoch if name == "stoch" else packed[name] for name in self.carried._fields))
-
-    def observe_packed(
-        self, packed: dict[str, Tensor], prev_action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor
-    ) -> tuple[Float[Tensor, "b f"], dict[str, Tensor]]:
-        """``observe_step`` from a packed latent [b, .], for acting. Returns the new ``feat`` and packed latent."""
-        latent, _ = self.observe_step(self.unpack(packed), prev_action, embed, is_first, noise)
-        return latent.feat, self.pack(latent)
 
 
 class BlockRSSM(RSSM):
