@@ -19,11 +19,22 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-BASE = ["--config", "dmc.yaml", "--imag_last", "16", "--repeats", "3", "--seconds", "1", "--wandb.mode", "disabled"]
+BASE = [
+    "--config",
+    "dmc.yaml",
+    "--actor_critic.imag_last",
+    "16",
+    "--repeats",
+    "3",
+    "--seconds",
+    "1",
+    "--wandb.mode",
+    "disabled",
+]
 SWEEPS = {  # what varies: (points, options of a point, what is drawn over it)
     "size": (["1m", "12m", "25m", "50m"], lambda x: ["--config", f"size/{x}.yaml"], "update_ms"),
     "batch_length": ([16, 32, 64, 128], lambda x: ["--batch_length", x], "update_ms"),
-    "imag_length": ([15, 30, 50], lambda x: ["--imag_length", x], "update_ms"),
+    "imag_length": ([15, 30, 50], lambda x: ["--actor_critic.imag_length", x], "update_ms"),
     "num_envs": ([1, 4, 16], lambda x: ["--num_envs", x], "collector_env_steps_per_s"),
     "replay_steps": (["10K", "100K", "1M"], lambda x: ["--replay_steps", x], "replay_sample_ms"),
 }

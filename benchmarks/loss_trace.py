@@ -20,8 +20,8 @@ from pathlib import Path
 
 CASES: dict[str, list[str]] = {
     "walker": ["dmc.yaml", "debug.yaml"],
-    "mix": ["dmc.yaml", "debug.yaml", "efficient.yaml", "--actor_gradient=mix"],
-    "dynamics": ["dmc.yaml", "debug.yaml", "--actor_gradient=dynamics"],
+    "mix": ["dmc.yaml", "debug.yaml", "efficient.yaml", "--actor_critic.gradient=Mix"],
+    "dynamics": ["dmc.yaml", "debug.yaml", "--actor_critic.gradient=Pathwise"],
     "cartpole": ["gym.yaml", "debug.yaml"],
     "atari": ["atari100k.yaml", "debug.yaml"],
     "v1": ["dreamer_v1.yaml", "debug.yaml", "--env.pixels=false", "--env.vectors=true"],

@@ -2,8 +2,8 @@
 
     python benchmarks/overlap.py [--train_ratio 32] [--env_steps 16000] [--rounds 3]
 
-Runs `fit --config dmc.yaml --imag_last 16` in turns, and takes the speed over the second half of each run from its
-metrics.csv. Prints one JSON object: medians over the rounds, and the median of the rounds' ratios.
+Runs `fit --config dmc.yaml --actor_critic.imag_last 16` in turns, and takes the speed over the second half of each
+run from its metrics.csv. Prints one JSON object: medians over the rounds, and the median of the rounds' ratios.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def speed(overlap: bool, train_ratio: float, env_steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         options = {
-            "imag_last": 16,
+            "actor_critic.imag_last": 16,
             "train_ratio": train_ratio,
             "env_steps": env_steps,
             "log_every": 1000,

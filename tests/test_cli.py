@@ -678,3 +678,13 @@ def test_a_command_that_cannot_be_loaded_says_so_and_harms_no_other(toy, capsys)
     assert "toy_commands:absent cannot be imported" in said
     assert commands.find("fit").target == "dreamer_lightning.commands.fit:fit"
     assert "command absent: toy_commands:absent cannot be imported" in fails(capsys, "absent")
+
+
+def test_help_of_a_part_alone_tells_of_the_class_that_the_configs_name():
+    assert rewrite(commands.COMMANDS["fit"], ["--encoder.help"])[0][-1] == (
+        "--encoder.help=dreamer_lightning.nets.encoders.DictEncoder"
+    )
+    given = rewrite(commands.COMMANDS["fit"], ["--config", "gym.yaml", "--env.help"])[0]
+    assert "--env.help=dreamer_lightning.envs.Gym" in given
+    with pytest.raises(UserError, match="--replay.help: needs a class after it; --replay is the replay buffer"):
+        rewrite(commands.COMMANDS["fit"], ["--replay.help"])

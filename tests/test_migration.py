@@ -101,6 +101,14 @@ def test_the_noise_of_before_is_an_exploration(noise, amount):
     assert notes == ["--collector.noise is --collector.explore Disturbed now"]
 
 
+def test_a_mix_over_the_preset_of_v2_keeps_its_share():
+    mix = [("--config", "dreamer_v2.yaml"), ("--actor_gradient", "mix")]
+    share = "--actor_critic.gradient.share"
+    assert dict(migration.flags(mix)[0])[share] == "0.9"
+    assert dict(migration.flags([*mix, ("--losses.gradient_mix", "0.3")])[0])[share] == "0.3"
+    assert share not in dict(migration.flags([("--config", "dmc.yaml"), mix[1]])[0])
+
+
 OVERLAYS = [
     ("imag_last: 7", ["--imag_last", "7"], lambda agent: agent.imag_last == 7),
     ("actor_gradient: dynamics", ["--actor_gradient=dynamics"], lambda agent: type(agent.gradient) is Pathwise),

@@ -115,6 +115,7 @@ def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]
         if value is None and name in names and not option.endswith(".help"):
             raise UserError(f"{option}: needs {'a run folder' if name == 'resume' else 'a value'} after it")
     words, folders = with_configs(command, words) if command.configs is not None else (words, [])
+    words = with_classes(words, options)
     joined = [f"{option}={value}" if option and value is not None else option or str(value) for option, value in words]
     return joined, folders
 
@@ -193,6 +194,30 @@ def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
         folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys([*told, *folders])]
         words = [word for word in words if word[0] != "--import_from"] + [("--import_from", json.dumps(folders))]
     return [*(("--config", configfiles.for_parser(path)) for path in paths), *words], folders
+
+
+def with_classes(words: Words, options: list[Option]) -> Words:
+    """Let ``--env.help`` alone tell of the class that the configs name.
+
+    Raises:
+        UserError: they name none.
+    """
+    if not any(option.endswith(".help") and value is None for option, value in words):
+        return words
+    paths = [Path(value or "") for option, value in words if option == "--config"]
+    configs = [configfiles.load(path) for path in paths if path.suffix in (".yaml", ".yml")]
+    texts = {option.name: option.help for option in options}
+    asked: Words = []
+    for option, value in words:
+        name = option[2:].removesuffix(".help")
+        if option.endswith(".help") and value is None:
+            parts = [config[name] for config in configs if name in config]
+            classes = [part.get("class_path") if isinstance(part, dict) else part for part in parts]
+            value = next((kind for kind in reversed(classes) if kind), None)
+            if value is None:
+                raise UserError(f"{option}: needs a class after it; --{name} is {texts.get(name, 'an option')}")
+        asked.append((option, value))
+    return asked
 
 
 def check_resume(command: Command, resume: str, configs: list[str | None], given: dict[str, str | None]) -> None:

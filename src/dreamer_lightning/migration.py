@@ -43,6 +43,8 @@ UNREAD = {
 }
 # Options that a class no longer has, by the option that names the class, and its name.
 GONE = {("env", "DMC"): ("log_info",)}
+# V2's preset set the share of a mix beside its gradient, which was another; now the two are one option.
+V2_PRESETS, SHARE = {"dreamer_v2", "dreamer_v2.yaml"}, ("--losses.gradient_mix", "0.9")
 EPISODES = ("replay.episodes", "replay.prioritize_ends")  # now a class of its own, and an option of that
 NOISE, DISTURBED = "collector.noise", "dreamer_lightning.data.Disturbed"  # a number, now a class that explores
 
@@ -59,8 +61,11 @@ def flags(words: Iterable[tuple[str, str | None]]) -> tuple[list[tuple[str, str 
     Args:
         words: options with their dashes and their values.
     """
+    words, notes = list(words), []
     today: list[tuple[str, str | None]] = []
-    notes = []
+    named = {value for _, value in words}
+    if ("--actor_gradient", "mix") in words and V2_PRESETS & named and SHARE[0] not in dict(words):
+        words.append(SHARE)
     for option, value in words:
         old = option.removeprefix("--")
         if old in MOVED:

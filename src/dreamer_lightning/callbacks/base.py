@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # for signatures alone: whoever draws a curve from a file nee
     from dreamer_lightning.dreamer import Dreamer
     from dreamer_lightning.envs.base import EnvFactory
     from dreamer_lightning.sanity import Sanity
-    from dreamer_lightning.schedule import Clocks, Limits, Ratio
+    from dreamer_lightning.schedule import Clocks, Limits, Ratio, Timers
     from dreamer_lightning.types import Specs
 
 CLOCKS = ("env_step", "agent_step", "update", "seconds")
@@ -42,7 +42,7 @@ class LoopView(Protocol):
     clocks: Clocks
     limits: Limits
     ratio: Ratio
-    timers: dict[str, float]  # seconds of all sessions by what took them
+    timers: Timers  # seconds of all sessions by what took them
     run_dir: Path
     callbacks: list[Any]
 
