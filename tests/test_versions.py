@@ -24,7 +24,6 @@ from dreamer_lightning.nets.latents import Categorical, Gaussian
 from dreamer_lightning.nets.outputs import Normal, SymlogTwoHot, TanhTarget
 from dreamer_lightning.types import Discount, Latent, UserError
 from dreamer_lightning.versions import ActorCritic2023, ActorCriticV1, ActorCriticV2
-from dreamer_lightning.versions.early import first_cont
 
 LOG = 0.9189385  # ln sqrt(2 pi): the constant of a unit normal
 KINDS = {"v1": ActorCriticV1, "v2": ActorCriticV2, "2023": ActorCritic2023}
@@ -176,7 +175,7 @@ def test_2023_returns_are_v3s_and_the_baseline_moves_with_the_actor():
 @pytest.mark.parametrize(("kind", "contdisc", "want"), [("v2", True, 0.5), ("v2", False, 1.0), ("2023", False, 1.0)])
 def test_the_first_states_continue_is_the_true_one(kind, contdisc, want):
     made = agent(kind, discount=Discount(2.0, contdisc))
-    assert first_cont(made, torch.tensor([[False, True]])).tolist() == [[want], [0.0]]
+    assert made.first_cont(torch.tensor([[False, True]])).tolist() == [[want], [0.0]]
 
 
 def test_2023_dreams_end_or_they_do_not(unchecked):

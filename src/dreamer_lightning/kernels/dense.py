@@ -188,8 +188,8 @@ class Layers(torch.autograd.Function):
         grads: list[Tensor | None] = []
         for i in reversed(range(layers)):
             kernel, _, norm = weights[3 * i : 3 * i + 3]
-            by_kernel, by_bias, by_norm = ctx.needs_input_grad[2 + 3 * i : 5 + 3 * i]
-            below, of_norm = fused.norm_silu_gradients(grad.contiguous(), sums[i], norm, ctx.eps, True, by_norm)
+            by_kernel, by_bias = ctx.needs_input_grad[2 + 3 * i : 4 + 3 * i]
+            below, of_norm = fused.norm_silu_gradients(grad.contiguous(), sums[i], norm, ctx.eps)
             of_layer = below.t() @ inputs[i] if by_kernel else None, below.sum(0) if by_bias else None
             grads = [*of_layer, of_norm, *grads]
             grad = below @ kernel if i or ctx.needs_input_grad[0] else None

@@ -80,34 +80,14 @@ class NormSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (x, weight), grad = ctx.saved_tensors, grad.contiguous()
-        return *norm_silu_gradients(grad, x, weight, ctx.eps, *ctx.needs_input_grad[:2]), None
+        return *norm_silu_gradients(grad, x, weight, ctx.eps), None
 
 
-def norm_silu_input(out: Tensor, grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
-    """The gradient by ``x``, into ``out``, of contiguous tensors."""
-    rows, d = NormSilu.sizes(x, weight)
-    call("norm_silu_backward", out, grad, x, weight, rows, weight.numel() // d, d, eps)
-
-
-def norm_silu_weight(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The gradient by the weight alone, of contiguous tensors."""
-    sums, (rows, d) = x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
-    call("norm_silu_weight", sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
-    return sums.sum(0)
-
-
-def norm_silu_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, eps: float, by_x: bool = True, by_weight: bool = True
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients that are asked for, of contiguous tensors."""
-    out = torch.empty_like(x) if by_x else None
-    if out is not None and by_weight:
-        sums, (rows, d) = x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
-        call("norm_silu_gradients", out, sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
-        return out, sums.sum(0)
-    if out is not None:
-        norm_silu_input(out, grad, x, weight, eps)
-    return out, norm_silu_weight(grad, x, weight, eps) if by_weight else None
+def norm_silu_gradients(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The gradients by ``x`` and by the weight, of contiguous tensors."""
+    out, sums, (rows, d) = torch.empty_like(x), x.new_empty(PARTS, *weight.shape), NormSilu.sizes(x, weight)
+    call("norm_silu_gradients", out, sums, grad, x, weight, rows, weight.numel() // d, d, eps, PARTS)
+    return out, sums.sum(0)
 
 
 class Norm:
@@ -120,7 +100,7 @@ class Norm:
         self.pre, self.weight, self.eps = pre, weight.contiguous(), eps
 
     def weight_grad(self, grad: Tensor) -> Tensor:
-        return norm_silu_weight(grad.contiguous(), self.pre, self.weight, self.eps)
+        return norm_silu_gradients(grad.contiguous(), self.pre, self.weight, self.eps)[1]
 
     def output(self) -> Tensor:
         return norm_silu(self.pre, self.weight, self.eps)

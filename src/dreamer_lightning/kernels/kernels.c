@@ -82,33 +82,8 @@ static inline void norm_silu_backward_row(float *restrict o, const float *restri
   for (long j = 0; j < d; j++) o[j] = (o[j] - in[j] * inverse * along) * inverse;
 }
 
-/* Gradient of `norm_silu` by x, from that of its output. */
-void norm_silu_backward(float *restrict dx, const float *restrict grad, const float *restrict x,
-                        const float *restrict weight, long n, long m, long d, float eps) {
-#pragma omp parallel for schedule(static) if (n * m * d > LARGE)
-  for (long row = 0; row < n * m; row++)
-    norm_silu_backward_row(dx + row * d, grad + row * d, x + row * d, weight + row % m * d, d, eps);
-}
-
-/* Gradient of `norm_silu` by the weight. `parts` [p m d] receives one sum for each of p runs of groups, which the
- * caller adds. */
-void norm_silu_weight(float *restrict parts, const float *restrict grad, const float *restrict x,
-                      const float *restrict weight, long n, long m, long d, float eps, long p) {
-  memset(parts, 0, sizeof(float) * p * m * d);
-#pragma omp parallel for schedule(static) if (n * m * d > LARGE)
-  for (long part = 0; part < p; part++)
-    for (long row = part * n / p * m; row < (part + 1) * n / p * m; row++) {
-      const float *in = x + row * d, *w = weight + row % m * d, *g = grad + row * d;
-      float *o = parts + (part * m + row % m) * d, inverse = inverse_rms(in, d, eps);
-#pragma omp simd
-      for (long j = 0; j < d; j++) {
-        float normed = in[j] * inverse, v = normed * w[j], s = sigmoid(v);
-        o[j] += g[j] * s * (1.0f + v * (1.0f - s)) * normed;
-      }
-    }
-}
-
-/* Both gradients of `norm_silu` at once, for what they share is most of the work. */
+/* Both gradients of `norm_silu`, from that of its output, for what they share is most of the work. `parts` [p m d]
+ * receives one sum of the weight's for each of p runs of groups, which the caller adds. */
 void norm_silu_gradients(float *restrict dx, float *restrict parts, const float *restrict grad, const float *restrict x,
                          const float *restrict weight, long n, long m, long d, float eps, long p) {
   memset(parts, 0, sizeof(float) * p * m * d);

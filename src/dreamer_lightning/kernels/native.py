@@ -29,8 +29,6 @@ FALLBACKS = [["-march=native"], ["-mcpu=native"], []]  # not every compiler know
 POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 SIGNATURES = {  # pointers, then numbers: l(ong) and f(loat)
     "norm_silu": (3, "lllf"),
-    "norm_silu_backward": (4, "lllf"),
-    "norm_silu_weight": (4, "lllfl"),
     "norm_silu_gradients": (5, "lllfl"),
     "draw": (3, "llf"),
     "twohot_mean": (3, "ll"),

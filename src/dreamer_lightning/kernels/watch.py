@@ -9,6 +9,7 @@ every twin becomes plain again, and those that are still known become twins anew
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from torch import nn
@@ -68,9 +69,9 @@ class Twin(Watched):
         _twins.add(self)
 
     @classmethod
+    @abstractmethod
     def reads(cls, module: Any) -> Parts | None:
         """What it reads of a module; None if that is anything but exactly what it knows."""
-        raise NotImplementedError
 
 
 _twins: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -5,23 +5,37 @@ They learn in dreams alone, and know of the first state of a dream, which was se
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import AbstractActorCritic
-from dreamer_lightning.types import Losses, UserError
+from dreamer_lightning.actor_critic import AbstractActorCritic, Dynamics, Noise
+from dreamer_lightning.types import Carried, Losses, Metrics, UserError
 
 
-def first_cont(agent: AbstractActorCritic, is_terminal: Bool[Tensor, "b t"]) -> Float[Tensor, "n 1"]:
-    """What the continue head should say at the states where dreams begin."""
-    alive = ~is_terminal[:, -agent.last(is_terminal.shape[1]) :]
-    return alive.reshape(-1, 1).float() * (agent.discount / agent.dream_discount)
+class DreamsAlone(AbstractActorCritic):
+    """Learns in dreams alone, at whose first state the true continuation is known."""
 
+    def forward(
+        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
+    ) -> tuple[Losses, Metrics]:
+        """``policy`` and ``value`` [b, k], and metrics."""
+        terminal = records["is_terminal"]
+        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
+        cont = torch.cat([self.first_cont(terminal), self.later_cont(dream.cont[:, 1:])], 1)
+        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
+        return {key: value.mean(-1).view(len(terminal), -1) for key, value in losses.items()}, metrics
 
-def by_start(losses: Losses, is_terminal: Bool[Tensor, "b t"]) -> Losses:
-    """Means over dreams [n, .], as [b, k]."""
-    return {key: value.mean(-1).view(len(is_terminal), -1) for key, value in losses.items()}
+    def first_cont(self, is_terminal: Bool[Tensor, "b t"]) -> Float[Tensor, "n 1"]:
+        """What the continue head should say at the states where dreams begin."""
+        alive = ~is_terminal[:, -self.last(is_terminal.shape[1]) :]
+        return alive.reshape(-1, 1).float() * (self.discount / self.dream_discount)
+
+    def later_cont(self, cont: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
+        """Whether dreams go on, from what the continue head says of each dreamed state."""
+        return cont
 
 
 def check_length(agent: AbstractActorCritic) -> None:

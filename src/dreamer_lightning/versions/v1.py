@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import AbstractActorCritic, Dream, Dynamics, Noise
+from dreamer_lightning.actor_critic import Dream
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import Pathwise
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import Carried, Losses, Metrics
-from dreamer_lightning.versions.early import arriving, by_start, check_length, first_cont, shifted_weight
+from dreamer_lightning.types import Losses, Metrics
+from dreamer_lightning.versions.early import DreamsAlone, arriving, check_length, shifted_weight
 
 
-class ActorCriticV1(AbstractActorCritic):
+class ActorCriticV1(DreamsAlone):
     """DreamerV1's losses. For states 1 to H of a dream (its first, which was seen, has none)::
 
         R_j = r_j + live_j [(1 - lam) v_{j+1} + lam R_{j+1}],    R_H = v_H,    live_j = gamma cont_j
@@ -32,16 +32,6 @@ class ActorCriticV1(AbstractActorCritic):
         super().__init__(*args, **options)
         check_length(self)
         self.gradient = Pathwise()
-
-    def forward(
-        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
-    ) -> tuple[Losses, Metrics]:
-        """``policy`` and ``value`` [b, k], and metrics."""
-        terminal = records["is_terminal"]
-        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
-        cont = torch.cat([first_cont(self, terminal), dream.cont[:, 1:]], 1)
-        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
-        return by_start(losses, terminal), metrics
 
     def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h1"]]:
         """Policy and value losses [n, h-1], and the lambda-returns of states 1 to h-1."""

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import AbstractActorCritic, Dream, Dynamics, Noise, follow
+from dreamer_lightning.actor_critic import Dream, follow
 from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.gradients import ActorGradient, ScoreFunction
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import Carried, ClosedUnitInterval, Losses, Metrics, NonNegativeFloat, PositiveInt
-from dreamer_lightning.versions.early import arriving, by_start, check_length, first_cont, shifted_weight
+from dreamer_lightning.types import ClosedUnitInterval, Losses, Metrics, NonNegativeFloat, PositiveInt
+from dreamer_lightning.versions.early import DreamsAlone, arriving, check_length, shifted_weight
 
 
-class ActorCriticV2(AbstractActorCritic):
+class ActorCriticV2(DreamsAlone):
     """DreamerV2's losses. For states 0 to H of a dream, with values v of the target critic::
 
         R_j = r_j + live_j [(1 - lam) v_{j+1} + lam R_{j+1}],    R_H = v_H,    live_j = gamma cont_j
@@ -58,16 +58,6 @@ class ActorCriticV2(AbstractActorCritic):
         self.gradient, self.entropy_weight = gradient(), entropy_weight(actent)
         self.slowtar, self.slow_rate, self.slow_every = slowtar, slow_rate, slow_every
         self.slow_critic = copy.deepcopy(self.value).requires_grad_(False)
-
-    def forward(
-        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
-    ) -> tuple[Losses, Metrics]:
-        """``policy`` and ``value`` [b, k], and metrics."""
-        terminal = records["is_terminal"]
-        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
-        cont = torch.cat([first_cont(self, terminal), dream.cont[:, 1:]], 1)
-        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
-        return by_start(losses, terminal), metrics
 
     def dream_losses(self, dream: Dream, update: bool = True) -> tuple[Losses, Metrics, Float[Tensor, "n h"]]:
         """Policy losses [n, h-1], value losses [n, h], and the lambda-returns of states 0 to h-1."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.actor_critic import Dream, Dynamics, Noise, NormalizedActorCritic
+from dreamer_lightning.actor_critic import Dream, NormalizedActorCritic
 from dreamer_lightning.nets.frozen import frozen
 from dreamer_lightning.nets.outputs import Output
-from dreamer_lightning.types import Carried, Losses, Metrics
-from dreamer_lightning.versions.early import by_start, first_cont
+from dreamer_lightning.versions.early import DreamsAlone
 
 
-class ActorCritic2023(NormalizedActorCritic):
+class ActorCritic2023(DreamsAlone, NormalizedActorCritic):
     """DreamerV3's losses as they were in 2023. Returns, weights and the critic's loss are those of ``ActorCritic``, but
 
     - dreams end for sure where the continue head thinks that more likely than not, and never elsewhere;
@@ -26,15 +22,8 @@ class ActorCritic2023(NormalizedActorCritic):
     Source: danijar/dreamerv3@8fa35f8 dreamerv3/agent.py.
     """
 
-    def forward(
-        self, latent: Carried, records: dict[str, Any], dynamics: Dynamics, noise: Noise
-    ) -> tuple[Losses, Metrics]:
-        """``policy`` and ``value`` [b, k], and metrics."""
-        terminal = records["is_terminal"]
-        dream = self.imagine(self.start(latent).detach(), dynamics, *noise[:2])
-        cont = torch.cat([first_cont(self, terminal), (dream.cont[:, 1:] > 0.5).float()], 1)
-        losses, metrics, _ = self.dream_losses(dream._replace(cont=cont))
-        return by_start(losses, terminal), metrics
+    def later_cont(self, cont: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
+        return (cont > 0.5).float()
 
     def policy_gain(self, dream: Dream, policy: Output, ret: Tensor, adv: Tensor) -> Float[Tensor, "n h"]:
         """As in today's version, of the advantage with its gradient where the gradient runs through the dream."""
