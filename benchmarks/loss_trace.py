@@ -19,10 +19,10 @@ import tempfile
 from pathlib import Path
 
 CASES: dict[str, list[str]] = {
-    "walker": ["dmc.yaml", "debug.yaml"],
-    "mix": ["dmc.yaml", "debug.yaml", "efficient.yaml", "--actor_critic.gradient=Mix"],
-    "dynamics": ["dmc.yaml", "debug.yaml", "--actor_critic.gradient=Pathwise"],
-    "cartpole": ["gym.yaml", "debug.yaml"],
+    "walker": ["dmc.yaml", "faithful.yaml", "debug.yaml"],
+    "mix": ["dmc.yaml", "debug.yaml", "--actor_critic.imag_last=8", "--collector.explore=null"],
+    "dynamics": ["dmc.yaml", "faithful.yaml", "debug.yaml", "--actor_critic.gradient=Pathwise"],
+    "cartpole": ["gym.yaml", "faithful.yaml", "debug.yaml"],
     "atari": ["atari100k.yaml", "debug.yaml"],
     "v1": ["dreamer_v1.yaml", "debug.yaml", "--env.pixels=false", "--env.vectors=true"],
     "v2": ["dreamer_v2.yaml", "debug.yaml", "--env.pixels=false", "--env.vectors=true"],

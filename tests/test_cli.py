@@ -244,7 +244,7 @@ def test_print_config_prints_yaml(capsys):
         ("fit dmc.yaml --size 12m", "; write --config size/12m.yaml"),
         ("fit dmc.yaml --wandb false", "; write --wandb.mode disabled"),
         ("fit dmc.yaml --env walker_walk", "; a task is named by --env.task"),
-        ("fit efficient.yaml", "--env is missing; configs such as dmc.yaml name one, overlays come after them"),
+        ("fit faithful.yaml", "--env is missing; configs such as dmc.yaml name one, overlays come after them"),
         ("fit dmc.yaml --trainer.devices 2", "--trainer.devices: here --fabric.devices"),
         ("evaluate --lr 3", "unknown option --lr (did you mean --run?); --help lists all"),
         ("sweep --config dmc.yaml --seeds 0 1 2", "--seeds: join them by commas: --seeds 0,1,2"),

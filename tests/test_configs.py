@@ -10,16 +10,17 @@ import yaml
 
 from dreamer_lightning import config, configfiles
 from dreamer_lightning.commands.networks import build_dreamer
-from dreamer_lightning.nets.gradients import Pathwise, ScoreFunction
+from dreamer_lightning.nets.gradients import Mix, Pathwise, ScoreFunction
 from dreamer_lightning.types import Space, Specs, UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OVERLAYS = [*configfiles.OVERLAYS, *(f"size/{path.name}" for path in sorted((CONFIGS / "size").glob("*.yaml")))]
-NAME_MODULES = ("networks.yaml", "dreamer_v2_atari.yaml", "efficient.yaml")  # overlays that are no mere sizes
+NAME_MODULES = ("networks.yaml", "dreamer_v2_atari.yaml", "faithful.yaml")  # overlays that are no mere sizes
 WALKER = Specs(
     {"height": Space((1,)), "orientations": Space((14,)), "velocity": Space((9,))}, {"action": Space((6,), "float32")}
 )
 PIXELS = Specs({"image": Space((64, 64, 3), "uint8")}, {"action": Space((), "int32", classes=6)})
+OFFICIAL = ("dreamerv3.yaml",)
 # danijar/dreamerv3@e3f0224: parameters without the slow critic, by size: (walker vectors, 64x64 images with 6 actions)
 COUNTS = {
     "1m": (640_867, 686_456),
@@ -86,8 +87,10 @@ def test_overlays_name_no_module(name: str):
 @pytest.mark.parametrize(
     ("stack", "want"),
     [
-        (["dmc.yaml", "efficient.yaml"], {"standardize": True, "imag_last": 8, "gradient": ScoreFunction}),
-        (["dmc.yaml", "fast.yaml"], {"imag_last": 0, "train_ratio": 512}),
+        (["dmc.yaml"], {"standardize": True, "imag_last": 8, "gradient": Mix}),
+        (["gym.yaml"], {"standardize": True, "imag_last": 8, "gradient": ScoreFunction}),
+        (["dmc.yaml", "faithful.yaml"], {"standardize": False, "imag_last": 0, "gradient": ScoreFunction}),
+        (["dmc.yaml", "fast.yaml"], {"imag_last": 8, "train_ratio": 512}),
         (["dreamerv3.yaml"], {"train_ratio": 1024, "env_steps": 1_100_000, "imag_last": 0}),
         (["quickstart.yaml"], {"imag_last": 4, "gradient": Pathwise, "max_time": 1080}),
     ],
@@ -98,11 +101,24 @@ def test_presets_are_what_the_readme_says(stack, want):
     assert found["collector"].overlap == ("fast.yaml" in stack)
 
 
+@pytest.mark.parametrize("name", ["dmc.yaml", "gym.yaml", "dmc_vision.yaml"])
+def test_faithful_leaves_nothing_of_ours(name: str):
+    """What learns is as in the official preset; sizes and tasks stay the preset's own."""
+    found, official = (yaml.safe_load(parse(*stack)["config_text"]) for stack in ((name, "faithful.yaml"), OFFICIAL))
+    parts = ("world_model", "actor_critic", "optimizer", "collector", "losses", "discount")
+    assert {part: found[part] for part in parts} == {part: official[part] for part in parts}
+
+
+def test_an_overlay_that_is_no_more_says_where_it_went():
+    with pytest.raises(UserError, match="efficient.yaml is part of dmc.yaml and gym.yaml now"):
+        parse("dmc.yaml", "efficient.yaml")
+
+
 def test_dmc_is_what_the_readme_says():
     options = with_networks(parse("--config", "dmc.yaml"))
     assert (options["env"].task, options["env"].repeat, options["num_envs"]) == ("walker_walk", 2, 4)
     assert (options["train_ratio"], options["batch_size"], options["batch_length"]) == (512, 16, 64)
-    assert (options["imag_length"], options["imag_last"], options["env_steps"]) == (15, 0, 500_000)
+    assert (options["imag_length"], options["imag_last"], options["env_steps"]) == (15, 8, 500_000)
     assert vars(options["size"]) == content("size/1m.yaml")["size"]
     assert options["collector"].backend == "serial"
 

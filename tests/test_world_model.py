@@ -182,7 +182,7 @@ class Wider(WorldModel):
 
 
 def test_an_own_world_model_has_options_of_its_own(capsys):
-    words = ["dmc.yaml", "efficient.yaml", "--world_model", "test_world_model.Wider", "--world_model.pull", "0.3"]
+    words = ["dmc.yaml", "--world_model", "test_world_model.Wider", "--world_model.pull", "0.3"]
     options = config.parse("fit", words)[1]
     dreamer = build_dreamer(tiny.SPECS, options)
     assert (dreamer.world_model.pull, dreamer.world_model.standardize is not None) == (0.3, True)

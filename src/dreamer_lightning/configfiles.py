@@ -13,7 +13,7 @@ from dreamer_lightning.errors import UserError
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
 BASE = "networks.yaml"  # what every config lies on
-OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "efficient.yaml", "fast.yaml", "networks.yaml")
+OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "faithful.yaml", "fast.yaml", "networks.yaml")
 OTHERS = ("sweep.yaml",)  # no configs of fit
 
 
@@ -53,6 +53,8 @@ def find(name: str) -> Path:
         for candidate in (path, path.with_name(path.name + ".yaml")):
             if candidate.is_file():
                 return candidate.resolve()
+    if (gone := name.removesuffix(".yaml")) in migration.CONFIGS:
+        raise UserError(f"--config: {gone}.yaml {migration.CONFIGS[gone]}")
     near = difflib.get_close_matches(name, shipped(), 3, 0.5) or shipped()
     folders = f"{Path.cwd() if not given.is_absolute() else given.parent} and the shipped configs"
     raise UserError(f"--config: no file '{name}' (looked in {folders}), did you mean {' or '.join(near)}?")

@@ -26,6 +26,8 @@ MOVED: dict[str, str] = {
     "losses.slow_rate": "actor_critic.init_args.slow_rate",
     "losses.slow_every": "actor_critic.init_args.slow_every",
 }
+# Shipped configs that are no more.
+CONFIGS = {"efficient": "is part of dmc.yaml and gym.yaml now: leave it out (faithful.yaml goes back to the papers)"}
 # Values that have another name now, by the old place of their option.
 VALUES: dict[str, dict[Any, str]] = {
     "actor_gradient": {

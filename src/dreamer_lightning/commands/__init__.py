@@ -90,7 +90,7 @@ _OWN = (
         "measure how fast this machine trains, and where the time goes",
         f"{_SHOP}.bench.command:bench",
         takes="fit",
-        configs=("dmc.yaml", "size/1m.yaml"),
+        configs=("dmc.yaml", "faithful.yaml", "size/1m.yaml"),
         resumes=True,
     ),
 )

@@ -57,7 +57,9 @@ def bench(
     seconds: float = 2.0,
     replay_steps: Count = Count(100_000),
 ) -> Outcome:
-    """Measure how fast this machine trains with a config (dmc.yaml at size 1m, if none is named), and where time goes.
+    """Measure how fast this machine trains with a config, and where time goes.
+
+    If none is named: dmc.yaml with faithful.yaml at size 1m.
 
     Without ``json`` a table. With it one JSON object a line; the one with ``"default": true`` is what ``fit`` would do.
 
