@@ -31,7 +31,7 @@ ENVS = {
         "gym.yaml",
         {
             "class_path": "dreamer_lightning.envs.Custom",
-            "init_args": {"path": "test_snapshot:Forgets", "time_limit": 30},
+            "init_args": {"path": "test_environment:Forgets", "time_limit": 30},
         },
     ],
 }

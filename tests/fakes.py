@@ -159,3 +159,14 @@ class FakeLoop:
         self.generator.set_state(state["generator"])
         self.time = state["time"]
         return []
+
+
+def media(loop) -> list[tuple[str, Path]]:
+    seen = []
+
+    class Look:
+        def on_media(self, name, path):
+            seen.append((name, path))
+
+    loop.fabric._callbacks.append(Look())
+    return seen

@@ -194,3 +194,56 @@ def test_nothing_imports_the_workshop(path: Path):
         found = {name for name in imports(path) if name.startswith("dreamer_lightning.workshop")}
         assert found <= {"dreamer_lightning.workshop.diagnose.closing"}
         assert not found or (path.name == "fit.py" and not found & imports(path, top_level_only=True))
+
+
+# A module's tests are in test_NAME.py or test_ROOM_NAME.py. These are tested through the one that they serve.
+TESTED_IN = {
+    **dict.fromkeys(("arguments", "config", "explain"), "test_cli"),
+    **dict.fromkeys(("configfiles", "commands.networks"), "test_configs"),
+    **dict.fromkeys((f"commands.{x}" for x in ("evaluate", "extras", "options", "run", "tables")), "test_cli"),
+    **dict.fromkeys((f"commands.{x}" for x in ("build", "checks", "fit")), "test_trust"),
+    "commands.initialise": "test_world_model",
+    **dict.fromkeys(("callbacks.health", "envs.guarded", "sanity"), "test_faults"),
+    "callbacks.peers": "test_ddp",
+    "callbacks.trainer": "test_cli",
+    "data.arrays": "test_envs_strict",
+    "data.storage": "test_replay",
+    **dict.fromkeys((f"envs.{x}" for x in ("atari", "base", "batched", "custom", "dmc", "gym")), "test_envs"),
+    **dict.fromkeys((f"envs.{x}" for x in ("counting", "transforms", "workers")), "test_envs"),
+    **dict.fromkeys(("errors", "types"), "test_cli"),
+    "evaluation.film": "test_video",
+    **dict.fromkeys((f"kernels.{x}" for x in ("recurrence", "scan", "slopes", "precision")), "test_loops"),
+    **dict.fromkeys((f"kernels.{x}" for x in ("dense", "seam", "twins", "watch")), "test_accelerate"),
+    "kernels.process": "test_memory",
+    "loopstate": "test_resume",
+    "nets.actions": "test_outputs",
+    "nets.dynamics": "test_rssm",
+    "nets.frozen": "test_dreamer",
+    "nets.gradients": "test_actor_critic",
+    "nets.normalizers": "test_returns",
+    "nets.norms": "test_gru",
+    "nets.upsample": "test_blocks",
+    "ops.onehot": "test_latents",
+    "optim.parts": "test_presets",
+    "store.atomic": "test_checkpoint",
+    "store.replay_files": "test_replay",
+    "store.runfolder": "test_checkpoint",
+    **dict.fromkeys((f"versions.{x}" for x in ("early", "v1", "v2", "v3_2023")), "test_versions"),
+}
+ROOM_TESTS = {
+    "workshop": "test_compare",
+    "workshop.bench": "test_bench",
+    "workshop.parity": "test_parity_command",
+    "workshop.results": "test_runs",
+}
+
+
+@names
+def test_the_tests_of_a_module_are_found_by_its_name(path: Path):
+    module = path.relative_to(PACKAGE).with_suffix("")
+    room, dotted = ".".join(module.parts[:-1]), ".".join(module.parts)
+    written = {test.stem for test in Path(__file__).parent.rglob("test_*.py")}
+    named = {f"test_{module.stem}", *(f"test_{part}_{module.stem}" for part in module.parts[:-1])}
+    elsewhere = TESTED_IN.get(dotted) or ROOM_TESTS.get(room, "")
+    assert module.stem.startswith("__") or named & written or elsewhere in written, f"{dotted}: where are its tests?"
+    assert not (dotted in TESTED_IN and named & written), f"{dotted} has tests of its own now: not in TESTED_IN"

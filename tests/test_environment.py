@@ -72,7 +72,7 @@ FACTORIES = {
     "mountain": Gym("MountainCarContinuous-v0", time_limit=23),
     "counting": Counting((5, 3), (True, False)),
     "pong": Atari("pong", noops=10, sticky=0.25, time_limit=120),
-    "user": Custom("test_snapshot:Remembers", time_limit=20),
+    "user": Custom("test_environment:Remembers", time_limit=20),
 }
 
 
@@ -115,9 +115,9 @@ def test_a_batch_goes_on_and_says_who_cannot(backend, count):
 
 def test_what_cannot_be_known_is_not_guessed():
     for factory in (
-        Custom("test_snapshot:Forgets"),
+        Custom("test_environment:Forgets"),
         Custom("envs_samples:Lib"),
-        Custom("test_snapshot:wrapped"),
+        Custom("test_environment:wrapped"),
         Gym("FrozenLake-v1"),
     ):
         env = factory.make(0)
