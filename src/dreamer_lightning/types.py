@@ -122,7 +122,7 @@ class Layout(dict[str, Space]):
         sizes = [space.size for space in self.values()]
         parts = flat.split(sizes, -1) if len(sizes) > 1 else [flat]
         return {
-            name: part.reshape(*part.shape[:-1], *space.shape, *[space.classes] * space.discrete)
+            name: part.reshape((*part.shape[:-1], *space.shape, *[space.classes] * space.discrete))
             for (name, space), part in zip(self.items(), parts, strict=True)
         }
 

@@ -149,15 +149,28 @@ def specs_of(env: EnvBase) -> Specs:
         for name, spec in env.observation_spec.items()
         if name not in carried and not isinstance(spec, Composite) and not name.startswith(LOG_PREFIX)
     }
+    known = told(env)
+    for name in obs.keys() & known["facts"].keys():
+        facts = {key: value for key, value in known["facts"][name].items() if key in ("start", "source")}
+        obs[name] = replace(obs[name], **facts)
+    if known["actions"]:
+        return Specs(obs, dict(known["actions"]))
     actions = _action_spaces(env.full_action_spec["action"], lead)
+    starts = zip(sorted(actions), known["starts"], strict=False)
+    return Specs(obs, actions | {name: replace(actions[name], start=start) for name, start in starts})
+
+
+def told(env: EnvBase) -> dict[str, Any]:
+    """What an environment's own spaces say beside TorchRL's: ``facts`` of observations by name, ``starts`` of discrete
+    actions, and ``actions`` by name where one flat vector holds several."""
     wire = wire_of(env)
-    if wire is not None:
-        for name in obs.keys() & wire.facts.keys():
-            facts = {key: value for key, value in wire.facts[name].items() if key in ("start", "source")}
-            obs[name] = replace(obs[name], **facts)
-        starts = zip(sorted(actions), wire.starts, strict=False)
-        actions |= {name: replace(actions[name], start=start) for name, start in starts}
-    return Specs(obs, actions)
+    if wire is None:
+        while isinstance(env, TransformedEnv):
+            env = env.base_env
+        seats = vars(env).get("seats")
+        found = seats[0].ask("told") if seats and hasattr(seats[0], "ask") else None
+        return found or {"facts": {}, "starts": [], "actions": None}
+    return {"facts": wire.facts, "starts": wire.starts, "actions": wire.actions}
 
 
 def wire_of(env: EnvBase) -> Wire | None:

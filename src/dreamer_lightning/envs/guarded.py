@@ -20,7 +20,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import TensorSpec
 
-from dreamer_lightning.envs.base import EnvFactory, wire_of
+from dreamer_lightning.envs.base import EnvFactory, told, wire_of
 from dreamer_lightning.envs.transforms import finite
 from dreamer_lightning.types import LOG_PREFIX, EnvFailure, UserError
 
@@ -213,6 +213,10 @@ class Guard:
     def _masked(self, name: str, step: int) -> None:
         assert self.failures is not None
         self.failures.tell(self.index, f"{name} was NaN or infinite at step {step} of an episode, now 0", kind="masked")
+
+    def told(self) -> dict[str, Any]:
+        """What the environment's own spaces say beside TorchRL's, see ``base.told``."""
+        return told(self.inner)
 
     def get_state(self) -> dict[str, Any] | None:
         """State of the environment inside, None if it has none."""

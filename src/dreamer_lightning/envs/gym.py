@@ -49,6 +49,7 @@ class GymSuite(Suite):
         camera = (lambda: resize(_rendered(env), self.image_size)) if self.pixels else None
         shape = camera().shape if camera else ()
         wire = Wire(wrapped, self.hidden, PREFIX, camera, shape, strict.facts, strict.starts, strict.notes)
+        wire.actions = strict.actions
         return TransformedEnv(wrapped, wire)
 
     def prepare(self) -> None:

@@ -12,13 +12,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dreamer_lightning.envs.actions import action
 from dreamer_lightning.envs.pictures import Channels, picture_of
 from dreamer_lightning.envs.transforms import hidden
 from dreamer_lightning.types import LOG_PREFIX, UserError
 
 PREFIX = "obs:"  # TorchRL renames an observation called "state"; with a prefix nothing is renamed
 TABLE = 8192  # entries of a one-hot table; larger ones stay numbers
-CHOICES = 64  # whole numbers of an action that are chosen among; more are rounded
 _READ = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # kinds of observations
 _RESET = "gymnasium's API wants reset(self, *, seed=None, options=None), which returns (observation, info)"
 _STEP = "gymnasium's API wants step(self, action), which returns (observation, reward, terminated, truncated, info)"
@@ -87,7 +87,7 @@ class Strict(gymnasium.Wrapper):
         flat = {PREFIX + name: one.space for name, one in self.readers.items()}
         flat |= {PREFIX + LOG_PREFIX + name: spaces.Box(-np.inf, np.inf, (1,), np.float32) for name in self.log_info}
         self.observation_space = spaces.Dict(flat)
-        self.action_space, self.write, self.starts = action(env.action_space)
+        self.action_space, self.write, self.starts, self.actions = action(env.action_space)
 
     @property
     def unwrapped(self) -> gymnasium.Env:
@@ -245,36 +245,6 @@ def reader(name: str, space: spaces.Space, image_size: int, channels: Channels =
         return Reader(wire, lambda x: np.asarray(x, np.int64).reshape(shape) - start, facts, start, start + classes - 1)
     wire = spaces.Box(-np.inf, np.inf, shape, np.float32)
     return Reader(wire, lambda x: np.array(x, np.float32).reshape(shape), {"source": source})
-
-
-def action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any], list[int]]:
-    """The action space that TorchRL sees, the function that turns its actions into the environment's own, and the
-    number that each discrete action begins with."""
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(int(space.n)), lambda a: int(a) + int(space.start), [int(space.start)]
-    if isinstance(space, spaces.MultiDiscrete):
-        start = space.start
-        write = lambda a: (np.asarray(a).reshape(space.shape) + start).astype(space.dtype)  # noqa: E731
-        return _classes(space.nvec.reshape(-1)), write, start.reshape(-1).tolist()
-    if isinstance(space, spaces.MultiBinary):
-        flat = _classes(np.full(int(np.prod(space.shape)), 2))
-        return flat, lambda a: np.asarray(a).reshape(space.shape).astype(space.dtype), []
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return space, lambda a: np.array(a, space.dtype).reshape(space.shape), []
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
-        low, high = (np.asarray(bound, np.float64) for bound in (space.low, space.high))
-        sizes = high - low + 1
-        if sizes.max() <= CHOICES:
-            write = lambda a: (np.asarray(a).reshape(space.shape) + space.low).astype(space.dtype)  # noqa: E731
-            return _classes(sizes.astype(np.int64).reshape(-1)), write, space.low.reshape(-1).tolist()
-        wire = spaces.Box(low.astype(np.float32), high.astype(np.float32), space.shape, np.float32)
-        return wire, lambda a: np.clip(np.rint(a), low, high).astype(space.dtype).reshape(space.shape), []
-    raise UserError(f"env: actions of {space} are not supported; Box, Discrete, MultiDiscrete, MultiBinary are")
-
-
-def _classes(sizes: np.ndarray) -> spaces.Space:
-    """Classes of several entries; of a lone one TorchRL makes a plain number, which MultiDiscrete does not take."""
-    return spaces.Discrete(int(sizes[0])) if len(sizes) == 1 else spaces.MultiDiscrete(sizes)
 
 
 def _entry(info: Any, name: str) -> tuple[bool, Any]:

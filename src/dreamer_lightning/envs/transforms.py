@@ -30,7 +30,7 @@ from torchrl.envs import EnvBase, Transform
 from torchrl.envs.utils import step_mdp
 
 from dreamer_lightning.envs.pictures import Channels, picture_of
-from dreamer_lightning.types import LOG_PREFIX, WIRE, UserError
+from dreamer_lightning.types import LOG_PREFIX, WIRE, Layout, UserError
 
 _ENDS = ("terminated", "truncated", "done")
 _HUGE = 1e30  # TorchRL writes "no bound" as the largest number of the type
@@ -85,6 +85,7 @@ class Wire(Transform):
         super().__init__()
         self.facts = {name: dict(each) for name, each in (facts or {}).items()}
         self.starts, self.notes = list(starts), [] if notes is None else notes
+        self.actions: Layout | None = None  # of a flat action that holds several, by name
         self.reads: list[tuple[str | tuple[str, ...], str, Callable[[Tensor], Tensor]]] = []
         specs: dict[str, TensorSpec] = {}
         for key, spec in env.observation_spec.items(True, True):
