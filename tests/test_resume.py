@@ -11,8 +11,8 @@ import torch
 
 import dreamer_lightning
 from dreamer_lightning.loop import Loop
+from dreamer_lightning.loopstate import random_states, set_random_states
 from dreamer_lightning.store import runfolder
-from dreamer_lightning.store.resume import random_states, set_random_states
 from dreamer_lightning.types import IS_FIRST
 from exact_compare import loaded, rows, same_runs
 

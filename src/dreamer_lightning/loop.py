@@ -28,7 +28,6 @@ from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.sanity import Sanity
 from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio, Timers
-from dreamer_lightning.store import resume
 from dreamer_lightning.types import UserError
 from dreamer_lightning.updates import Update
 
@@ -69,7 +68,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.specs, self.clocks = self.dreamer.specs, Clocks()
-        self.options = resume.options_of(self.update.optimizer)
+        self.options = loopstate.options_of(self.update.optimizer)
         self.timers = Timers(collect=0.0, train=0.0, evaluate=0.0, callbacks=0.0)
         self.began = time.perf_counter()
         self.carry: dict[str, Tensor] | None = None  # of ``to_records``, from one wire to the next
