@@ -14,6 +14,7 @@ from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
 from dreamer_lightning.evaluation.film import film
 from dreamer_lightning.evaluation.pictures import write_video
 from dreamer_lightning.evaluation.rollout import Episode
+from dreamer_lightning.planning import Lookahead, Planner, named
 from dreamer_lightning.store.atomic import write_atomic
 from dreamer_lightning.store.runfolder import VIDEOS
 from dreamer_lightning.types import UserError
@@ -27,6 +28,7 @@ def evaluate(
     video: bool = True,
     starts: int = 128,
     device: str | None = None,
+    planner: Planner | str | None = None,
 ) -> str:
     """Play episodes with a trained agent: a table, a video and DIR/evaluation.json.
 
@@ -38,6 +40,8 @@ def evaluate(
         video: write a video of one greedy episode where rendering works.
         starts: states from which the sampled episodes are dreamed; 0: no dreams.
         device: where it computes; None: the GPU if there is one.
+        planner: looks ahead at every step in place of the policy: shooting, cem, mppi, gradient, or a class by its
+            path with options below it, such as --planner MPPI --planner.horizon 3.
 
     Returns:
         The report: scores, dreams against reality, and the files written.
@@ -49,7 +53,7 @@ def evaluate(
         raise UserError(f"--episodes: {episodes} plays nothing; give 1 or more")
     agent = Agent.load(run, checkpoint, device, seed)
     evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
-    metrics, played = evaluator.evaluate(agent.dreamer)
+    metrics, played = evaluator.evaluate(agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner)))
     folder = Path(run).expanduser()
     path = folder / "evaluation.json"
     write_atomic(path, json.dumps(summary(agent, metrics, played, checkpoint), indent=1) + "\n")

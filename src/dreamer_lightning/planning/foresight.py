@@ -1,0 +1,126 @@
+"""What a plan is worth: the return that the world model predicts for it, and the critic's value at its end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.ops.returns import lambda_return
+from dreamer_lightning.types import Carried, ClosedUnitInterval, PositiveInt, UserError
+
+
+class Plan(NamedTuple):
+    """What a planner decided for ``n`` environments.
+
+    Args:
+        action: to play now.
+        actions: the whole plan, from which the next decision starts.
+        candidates: the plans that were compared last.
+        values: what each of them promised.
+    """
+
+    action: Float[Tensor, "n a"]
+    actions: Float[Tensor, "n h a"]
+    candidates: Float[Tensor, "n s h a"]
+    values: Float[Tensor, "n s"]
+
+
+class Planner(ABC):
+    """Looks ahead from latents and chooses actions.
+
+    Args:
+        horizon: steps that a plan looks ahead.
+        lam: 1 trusts the model's rewards up to the horizon and the critic behind it; below 1 the critic counts at
+            every step (lambda-returns).
+        policy_plans: candidates that the policy itself proposes.
+    """
+
+    discrete = True  # whether it can plan actions that are classes
+
+    def __init__(self, horizon: PositiveInt = 5, lam: ClosedUnitInterval = 1.0, policy_plans: int = 24):
+        if horizon < 1:
+            raise UserError(f"planner: horizon={horizon} looks nowhere; give 1 or more")
+        if not 0 <= lam <= 1:
+            raise UserError(f"planner: lam={lam} is no decay; give 0 to 1")
+        self.horizon, self.lam, self.policy_plans = horizon, lam, policy_plans
+
+    @abstractmethod
+    def __call__(
+        self,
+        dreamer: Dreamer,
+        latent: Carried,
+        before: Float[Tensor, "n h a"],
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> Plan:
+        """Plan from latents [n, .].
+
+        Args:
+            dreamer: model, policy and critic.
+            latent: where plans begin.
+            before: the plan of the decision before, moved on by a step; zeros where there is none.
+            generator: source of all draws.
+            greedy: play the best action instead of one drawn from the plans that are left.
+        """
+
+    def check(self, dreamer: Dreamer) -> None:
+        """Whether it can plan for this agent.
+
+        Raises:
+            UserError: it cannot; says which planner can.
+        """
+        classes = [name for name, space in dreamer.specs.action.items() if space.discrete]
+        if classes and not self.discrete:
+            raise UserError(
+                f"--planner: {type(self).__name__} climbs along numbers, the action {classes[0]!r} is a class; "
+                "take cem, mppi or shooting"
+            )
+
+    def propose(self, dreamer: Dreamer, latent: Carried, generator: torch.Generator | None) -> Float[Tensor, "n p h a"]:
+        """Plans that the policy plays in dreams from latents [n, .]."""
+        n, count, rssm = len(latent[0]), self.policy_plans, dreamer.world_model.rssm
+        start = latent.map(lambda x: x.repeat_interleave(count, 0))
+        noise = rssm.noise(n * count, self.horizon, generator=generator)
+        policy = lambda feat, step: dreamer.choose(feat, generator, False)  # noqa: E731
+        _, action = dreamer.world_model.imagine(start, policy, noise)
+        return action[:, :-1].float().view(n, count, self.horizon, -1)
+
+
+def foresee(
+    dreamer: Dreamer,
+    latent: Carried,
+    actions: Float[Tensor, "n s h a"],
+    noise: Tensor,
+    lam: float = 1.0,
+    climb: bool = False,
+) -> Float[Tensor, "n s"]:
+    """What plans are worth, by ``lambda_return`` of a dream under their actions, with the critic at its end::
+
+        R = r_1 + live_1 (r_2 + live_2 (... + live_h V(s_h)))        for lam = 1
+
+    Args:
+        dreamer: model and critic.
+        latent: where the plans begin, [n, .].
+        actions: ``s`` plans for each of ``n`` latents.
+        noise: draws for the latents [n, h, .], the same for all plans from one latent: luck favours none.
+        lam: see ``Planner``.
+        climb: give gradients to ``actions``, along the dream.
+    """
+    n, s, h, _ = actions.shape
+    model, agent = dreamer.world_model, dreamer.actor_critic
+    start = latent.map(lambda x: x.repeat_interleave(s, 0))
+    flat = torch.nn.functional.pad(actions.flatten(0, 1), (0, 0, 0, 1))  # the last state's action leads nowhere
+    with torch.no_grad():
+        dream, _ = model.imagine(start, lambda _, step: flat[:, step].detach(), noise.repeat_interleave(s, 0))
+    if climb:
+        dream = model.retrace(dream, flat)
+    feat = dream.feat
+    reward, cont = model.predict(feat)
+    offset, scale = agent.value_norm.stats() if hasattr(agent, "value_norm") else (0.0, 1.0)
+    value = agent.value(feat).pred() * scale + offset
+    return lambda_return(reward, cont * agent.dream_discount, value, lam)[:, 0].view(n, s)

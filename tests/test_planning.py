@@ -1,0 +1,150 @@
+"""Planners on worlds whose best plan is known, what a plan is worth by hand, and a planner in an agent's place."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import tiny
+from dreamer_lightning.planning import CEM, MPPI, GradientPlanner, Lookahead, Shooting, foresee, named
+from dreamer_lightning.types import Latent, Space, Specs, UserError
+
+LINE = Specs({"x": Space((1,))}, {"action": Space((1,))})
+MOVES = Specs({"x": Space((1,))}, {"action": Space((), "int32", classes=3)})
+
+
+class Value(NamedTuple):
+    feat: torch.Tensor
+
+    def pred(self):
+        return 0.0 * self.feat[..., 0]
+
+
+class Walk:
+    """x' = x + a on a line, or one step left, none or right; the reward on arriving is -(x' - 3)^2."""
+
+    def __init__(self, specs: Specs, target: float = 3.0, cont: float = 1.0):
+        self.specs, self.target, self.cont = specs, target, cont
+        self.rssm = SimpleNamespace(noise=lambda *shape, generator=None: torch.zeros(*shape, 1))
+        self.world_model, self.actor_critic = self, SimpleNamespace(value=Value, dream_discount=1.0)
+
+    def step(self, x, action):
+        move = action if action.shape[-1] == 1 else action[..., 2:] - action[..., :1]
+        return x + move
+
+    def imagine(self, latent, policy, noise):
+        x, actions = [latent.deter], [policy(latent.feat, 0)]
+        for step in range(noise.shape[1]):
+            x.append(self.step(x[-1], actions[-1]))
+            actions.append(policy(x[-1], step + 1))
+        x = torch.stack(x, 1)
+        return Latent(x, x[..., :0]), torch.stack(actions, 1)
+
+    def retrace(self, latent, action):
+        x = [latent.deter[:, 0]]
+        for step in range(action.shape[1] - 1):
+            x.append(self.step(x[-1], action[:, step]))
+        x = torch.stack(x, 1)
+        return Latent(x, x[..., :0])
+
+    def predict(self, feat):
+        reward = -((feat[..., 0] - self.target) ** 2)
+        return reward, torch.full_like(reward, self.cont)
+
+    def choose(self, feat, generator, greedy):
+        return self.specs.actions.random((len(feat),), generator)
+
+
+def start(*x: float) -> Latent:
+    return Latent(torch.tensor(x)[:, None], torch.zeros(len(x), 0))
+
+
+PLANNERS = {
+    "shooting": Shooting(samples=4000, horizon=3),
+    "cem": CEM(samples=256, elites=32, horizon=3),
+    "mppi": MPPI(samples=256, elites=32, horizon=3),
+    "gradient": GradientPlanner(steps=60, rate=0.05, horizon=3),
+}
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_the_best_first_step_on_a_line(name):
+    """From 0 the best is 1, as far as one can go; from 2.5 it is 0.5, from 4 it is -1."""
+    planner = PLANNERS[name]
+    plan = planner(Walk(LINE), start(0.0, 2.5, 4.0), torch.zeros(3, 3, 1), torch.Generator().manual_seed(0), True)
+    off = 0.35 if name == "shooting" else 0.1
+    assert plan.action[:, 0].tolist() == pytest.approx([1.0, 0.5, -1.0], abs=off)
+    assert plan.values.shape == plan.candidates.shape[:2]
+
+
+@pytest.mark.parametrize("name", ["shooting", "cem", "mppi"])
+def test_the_best_class(name):
+    """Right, stay, left from 1, 3 and 4: exact, for there are 27 plans."""
+    planner, world = PLANNERS[name], Walk(MOVES)
+    plan = planner(world, start(1.0, 3.0, 4.0), torch.zeros(3, 3, 3), torch.Generator().manual_seed(0), True)
+    assert plan.action.argmax(-1).tolist() == [2, 1, 0]
+    assert plan.action.sum(-1).tolist() == [1, 1, 1]
+
+
+def test_the_gradient_refuses_classes():
+    with pytest.raises(UserError, match="take cem, mppi or shooting"):
+        GradientPlanner().check(Walk(MOVES))
+
+
+def test_names():
+    assert isinstance(named("mppi"), MPPI)
+    with pytest.raises(UserError, match="'mpi' is none of shooting, cem, mppi, gradient"):
+        named("mpi")
+
+
+def test_what_a_plan_is_worth():
+    """Rewards -4, -1, 0 on the way from 0 by 1, 1, 1, each next one with half the weight: -4 - 0.5 + 0 = -4.5."""
+    world = Walk(LINE, cont=0.5)
+    plans = torch.ones(1, 1, 3, 1)
+    assert float(foresee(world, start(0.0), plans, torch.zeros(1, 3, 1))) == pytest.approx(-4.5)
+    slope = plans.clone().requires_grad_(True)
+    foresee(world, start(0.0), slope, torch.zeros(1, 3, 1), climb=True).sum().backward()
+    # dR/da_1 = 2 (3 - 1) + 0.5 2 (3 - 2) + 0.25 2 (3 - 3) = 5; dR/da_2 = 1 + 0 = 1; dR/da_3 = 0
+    assert slope.grad.flatten().tolist() == pytest.approx([5.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE], ids=["numbers", "classes"])
+@pytest.mark.parametrize("planner", [CEM(32, 2, 8, horizon=3, policy_plans=4), Shooting(32, 3, policy_plans=0)])
+def test_a_planner_acts_in_the_agents_place(planner, specs):
+    dreamer = tiny.agent(specs)
+    player = Lookahead(dreamer, planner)
+    obs = {name: torch.randn(2, *space.shape) for name, space in specs.obs.items()}
+
+    def play():
+        generator, state, first = torch.Generator().manual_seed(3), player.initial(2), torch.ones(2, dtype=torch.bool)
+        actions = []
+        for _ in range(3):
+            action, state = player.act(obs, state, first, generator)
+            first = torch.zeros_like(first)
+            actions.append(action)
+        return torch.stack(actions)
+
+    once = play()
+    torch.testing.assert_close(once, play(), atol=0, rtol=0)
+    assert once.shape == (3, 2, specs.action_dim)
+    assert once.abs().max() <= 1
+    if specs is tiny.DISCRETE:
+        torch.testing.assert_close(once.sum(-1), torch.ones(3, 2))
+
+
+def test_the_gradient_planner_moves_the_policys_plans_within_their_bounds():
+    """The same draws, with steps of no length and of 0.1: 9 plans of 4 steps have moved, none beyond 1."""
+    dreamer = tiny.agent()
+    latent, before = dreamer.world_model.rssm.initial(2), torch.zeros(2, 4, dreamer.specs.action_dim)
+    still, moved = (
+        GradientPlanner(steps=3, rate=rate, horizon=4)(dreamer, latent, before, torch.Generator().manual_seed(0))
+        for rate in (0.0, 0.1)
+    )
+    length = (moved.candidates - still.candidates).flatten(2).norm(dim=-1)
+    assert length.shape == (2, 9)
+    assert (length > 0).all()
+    assert length.max() <= 0.3 + 1e-5
+    assert moved.candidates.abs().max() <= 1
