@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS | {"evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
     "interop": AGENT,
-    "commands": EVERYTHING | {"commands", "explain", "kernels", ""},
+    "planning": AGENT | {"data", "planning"},
+    "commands": EVERYTHING | {"planning", "commands", "explain", "kernels", ""},
     "workshop": EVERYTHING | {"commands", "configfiles", "kernels", "workshop"},
     "configfiles": NOUNS | {"migration"},
     "explain": NOUNS | {"migration"},
