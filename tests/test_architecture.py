@@ -224,9 +224,6 @@ TESTED_IN = {
     "nets.upsample": "test_blocks",
     "ops.onehot": "test_latents",
     "optim.parts": "test_presets",
-    **dict.fromkeys(
-        (f"planning.{x}" for x in ("acting", "climb", "explore", "foresight", "sampling")), "test_planning"
-    ),
     "store.atomic": "test_checkpoint",
     "store.replay_files": "test_replay",
     "store.runfolder": "test_checkpoint",
