@@ -124,3 +124,11 @@ def test_load_names_what_is_no_run(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     with pytest.raises(UserError, match="no complete checkpoint"):
         Agent.load(tmp_path)
+
+
+def test_an_observation_that_is_called_like_a_prediction_keeps_a_place_of_its_own():
+    agent = Agent(tiny({"value": Space((3,)), "cont": Space((2,))}, ACTIONS["continuous"]), seed=3)
+    seen = {"value": np.zeros(3, np.float32), "cont": np.zeros(2, np.float32)}
+    dream = agent.imagine(seen, length=4, samples=2)
+    shapes = {name: value.shape[2:] for name, value in dream.items()}
+    assert shapes == {"obs/value": (3,), "obs/cont": (2,), "reward": (), "cont": (), "value": (), "action": (2,)}

@@ -16,6 +16,8 @@ from dreamer_lightning.commands.networks import build_dreamer, load_weights
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.evaluation.gap import going_on
+from dreamer_lightning.evaluation.openloop import apart
+from dreamer_lightning.kernels.process import torch_defaults
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import Specs, UserError
 
@@ -51,6 +53,7 @@ class Agent:
         return f"Agent({size:.1f}M parameters on {self.dreamer.device}; sees {seen}; acts {actions}{trained})"
 
     @classmethod
+    @torch_defaults()
     def load(
         cls, run: Any, checkpoint: Literal["latest", "best"] = "latest", device: str | None = None, seed: int = 0
     ) -> Agent:
@@ -84,6 +87,7 @@ class Agent:
         kernels.accelerate(dreamer)
         return cls(dreamer, seed, folder, state["clocks"])
 
+    @torch_defaults()
     def initial(self, n: int = 1) -> State:
         """The state of ``n`` environments whose episodes begin; opaque, ``act`` gives back the next one."""
         return {**self.dreamer.initial(n), "is_first": torch.ones(n, dtype=torch.bool, device=self.dreamer.device)}
@@ -98,6 +102,7 @@ class Agent:
         ended = torch.as_tensor(np.asarray(done), dtype=torch.bool, device=self.dreamer.device)
         return {**state, "is_first": state["is_first"] | ended}
 
+    @torch_defaults()
     def act(self, obs: Arrays | np.ndarray, state: State, greedy: bool = False) -> tuple[np.ndarray, State]:
         """Chooses actions.
 
@@ -116,6 +121,7 @@ class Agent:
         array = to_action(self.specs, action)
         return array[0] if single else array, {**after, "is_first": torch.zeros_like(state["is_first"])}
 
+    @torch_defaults()
     def imagine(self, obs: Arrays | np.ndarray | None, length: int = 100, samples: int = 8, state=None) -> Arrays:
         """Dreams of what comes after an observation, under the policy.
 
@@ -127,7 +133,8 @@ class Agent:
 
         Returns:
             Arrays [samples, length + 1, ...], element 0 is now: each decoded observation (images float in [0, 1]),
-            ``reward``, ``cont`` (probability that the episode goes on), ``value``, ``action``.
+            ``reward``, ``cont`` (probability that the episode goes on), ``value``, ``action``. An observation that has
+            one of these names is called ``obs/NAME``.
         """
         state = self.initial(1) if state is None else state
         if obs is not None:
@@ -135,7 +142,8 @@ class Agent:
         start = {key: value[:1].expand(samples, *value.shape[1:]) for key, value in _carried(state).items()}
         dream = self.dreamer.imagine(start, length, generator=self.generator)
         cont = going_on(self.dreamer.world_model, dream.cont)
-        found = {**dream.obs, "reward": dream.reward, "cont": cont, "value": dream.value}
+        seen = {apart(name): value for name, value in dream.obs.items()}
+        found = {**seen, "reward": dream.reward, "cont": cont, "value": dream.value}
         arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
         return arrays | {"action": to_action(self.specs, dream.action)}
 

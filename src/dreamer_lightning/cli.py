@@ -14,7 +14,7 @@ from dreamer_lightning import __version__, configfiles
 from dreamer_lightning.arguments import HELP, flatten, options_of
 from dreamer_lightning.commands import COMMANDS, EXAMPLES, Command, find, loaded, others
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.kernels.process import wait_politely
+from dreamer_lightning.kernels.process import torch_defaults, wait_politely
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +48,8 @@ def run(command: Command, args: list[str]) -> Any:
     from dreamer_lightning.config import parse
 
     function, options = parse(command.name, args)
-    return function(**options)
+    with torch_defaults():
+        return function(**options)
 
 
 def fit(*configs: str, **options: Any) -> Any:
@@ -77,7 +78,8 @@ def fit(*configs: str, **options: Any) -> Any:
     function, parsed = parse("fit", args + flatten(options | ({"fabric": plain} if objects else {})))
     for name, given in objects.items():
         setattr(parsed["fabric"], name, [*(getattr(parsed["fabric"], name) or []), *given])
-    return function(**parsed)
+    with torch_defaults():
+        return function(**parsed)
 
 
 def overview() -> str:

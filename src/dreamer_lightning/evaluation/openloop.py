@@ -12,6 +12,8 @@ from dreamer_lightning.evaluation.gap import ERROR_STEPS, Start, going_on, remai
 from dreamer_lightning.evaluation.rollout import Episode, device_of
 from dreamer_lightning.types import Space, Specs
 
+PREDICTIONS = ("reward", "cont", "value", "action")
+
 
 @dataclass
 class OpenLoop:
@@ -20,13 +22,16 @@ class OpenLoop:
     Args:
         start: the episode's step at which it begins.
         context: first steps, reconstructed from latents that saw their observation; the rest is imagined.
-        truth: by decoded key [T, ...]; reward and cont too; images float in [0, 1];
-            NaN where the episode had already ended.
-        dream: by the same keys and "value" [samples, T, ...].
+        seen: the observations by decoded key [T, ...], images float in [0, 1]; NaN where the episode had already ended.
+        decoded: what the dreams see instead, by the same keys [samples, T, ...].
+        truth: "reward" and "cont" [T], NaN likewise.
+        dream: "reward", "cont" and "value" [samples, T].
     """
 
     start: int
     context: int
+    seen: dict[str, np.ndarray]
+    decoded: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
     dream: dict[str, np.ndarray]
 
@@ -64,8 +69,13 @@ def error_metrics(
         rows = np.array([i for i in rows if starts[i].time + k < starts[i].episode.kept], dtype=int)
         for key, value in decoded.get(k, {}).items() if len(rows) else ():
             real = np.stack([starts[i].episode.obs[key][starts[i].time + k] for i in rows])
-            metrics[f"openloop/{key}_error@{k}"] = _error(specs.obs[key], value[rows].float().cpu().numpy(), real)
+            metrics[f"openloop/{apart(key)}_error@{k}"] = _error(specs.obs[key], value[rows].float().cpu().numpy(), real)
     return metrics
+
+
+def apart(name: str) -> str:
+    """How an observation is called beside predictions: ``obs/NAME`` where one of those has its name."""
+    return f"obs/{name}" if name in PREDICTIONS else name
 
 
 def _error(space: Space, predicted: np.ndarray, real: np.ndarray) -> float:
@@ -107,11 +117,11 @@ def open_loop(
     state = {key: value[-1].expand(samples, *value.shape[1:]) for key, value in seen.items()}
     actions = torch.from_numpy(episode.action[begin : begin + length]).to(device)
     future = _imagine_on(dreamer, state, actions.expand(samples, *actions.shape), length, generator)
-    dream = {key: _join(past.obs[key], value) for key, value in future.obs.items()}
-    for name in ("reward", "cont", "value"):
-        dream[name] = _join(getattr(past, name), getattr(future, name))
+    decoded = {key: _join(past.obs[key], value) for key, value in future.obs.items()}
+    dream = {name: _join(getattr(past, name), getattr(future, name)) for name in ("reward", "cont", "value")}
     dream["cont"] = going_on(dreamer.world_model, torch.from_numpy(dream["cont"])).numpy()
-    return OpenLoop(start, context, _truth(dreamer.specs, episode, start, context + length, list(future.obs)), dream)
+    seen, truth = _truth(dreamer.specs, episode, start, context + length, list(future.obs))
+    return OpenLoop(start, context, seen, decoded, truth, dream)
 
 
 def _imagine_on(dreamer, state: dict[str, Tensor], actions: Tensor, length: int, generator):
@@ -134,12 +144,16 @@ def _join(past: Tensor, future: Tensor) -> np.ndarray:
     return torch.cat([past, future[:, 1:]], 1).float().cpu().numpy()
 
 
-def _truth(specs: Specs, episode: Episode, start: int, steps: int, keys: list[str]) -> dict[str, np.ndarray]:
+def _truth(
+    specs: Specs, episode: Episode, start: int, steps: int, keys: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What was really seen, and what was really paid."""
+
     def pad(values: np.ndarray) -> np.ndarray:
         values = values[start : start + steps].astype(np.float32)
         return np.concatenate([values, np.full((steps - len(values), *values.shape[1:]), np.nan, np.float32)])
 
     cont = np.ones(episode.length + 1)
     cont[-1] = 1.0 - episode.terminated
-    truth = {key: pad(episode.obs[key]) / (255.0 if specs.obs[key].image else 1.0) for key in keys}
-    return {**truth, "reward": pad(episode.reward), "cont": pad(cont)}
+    seen = {key: pad(episode.obs[key]) / (255.0 if specs.obs[key].image else 1.0) for key in keys}
+    return seen, {"reward": pad(episode.reward), "cont": pad(cont)}

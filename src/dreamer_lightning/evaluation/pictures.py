@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dreamer_lightning.evaluation.openloop import OpenLoop
+from dreamer_lightning.evaluation.openloop import OpenLoop, apart
 from dreamer_lightning.types import Specs
 
 GREEN, RED = (0, 160, 60), (200, 40, 40)
@@ -20,7 +20,7 @@ BORDER = 2  # pixels around each panel
 
 
 def image_keys(specs: Specs, dream: OpenLoop) -> list[str]:
-    return [key for key in dream.dream if key in specs.obs and specs.obs[key].image]
+    return [key for key in dream.decoded if specs.obs[key].image]
 
 
 def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None, named: bool = True) -> np.ndarray:
@@ -35,9 +35,9 @@ def dream_video(dreams: list[OpenLoop], key: str, scale: int | None = None, name
         scale: enlargement; None makes panels about 128 pixels high.
         named: the names of the rows stand at the left.
     """
-    columns = [_panels(dream.truth[key], future, dream.context) for dream in dreams for future in dream.dream[key]]
+    columns = [_panels(dream.seen[key], future, dream.context) for dream in dreams for future in dream.decoded[key]]
     video = np.concatenate(columns, 2)  # [T, 3 rows * height, columns * width, 3]
-    scale = scale or max(1, 128 // dreams[0].truth[key].shape[1])
+    scale = scale or max(1, 128 // dreams[0].seen[key].shape[1])
     video = video.repeat(scale, 1).repeat(scale, 2)
     names = _names(video.shape[1])
     return np.concatenate([np.broadcast_to(names, (len(video), *names.shape)), video], 2) if named else video
@@ -82,7 +82,7 @@ def write_video(path: Path, frames: np.ndarray | list[np.ndarray], fps: int = 20
 def film_strip(dream: OpenLoop, key: str, count: int = 8) -> Figure:
     """``count`` moments of a dream's first future side by side, as ``dream_video`` draws them."""
     video = dream_video([dream], key, named=False)
-    video = video[:, :, : video.shape[2] // len(dream.dream[key])]
+    video = video[:, :, : video.shape[2] // len(dream.decoded[key])]
     times = np.linspace(0, len(video) - 1, min(count, len(video))).round().astype(int)
     strip = np.concatenate(list(video[times]), 1)
     height, width = strip.shape[:2]
@@ -101,11 +101,11 @@ def film_strip(dream: OpenLoop, key: str, count: int = 8) -> Figure:
 def vector_lines(specs: Specs, dream: OpenLoop, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The ``count`` liveliest vector dimensions as (name, truth [T], futures [samples, T])."""
     lines = []
-    for key in (k for k in dream.dream if k in specs.obs and not specs.obs[k].image):
-        truth = dream.truth[key].reshape(len(dream.truth[key]), -1)
-        model = dream.dream[key].reshape(len(dream.dream[key]), len(truth), -1)
+    for key in (k for k in dream.decoded if not specs.obs[k].image):
+        truth = dream.seen[key].reshape(len(dream.seen[key]), -1)
+        model = dream.decoded[key].reshape(len(dream.decoded[key]), len(truth), -1)
         for i in range(truth.shape[1]):
-            name = key if truth.shape[1] == 1 else f"{key}[{i}]"
+            name = apart(key) if truth.shape[1] == 1 else f"{apart(key)}[{i}]"
             lines.append((name, truth[:, i], model[:, :, i]))
     spread = [float(np.nanstd(truth)) / (1e-3 + float(np.nanmean(np.abs(truth)))) for _, truth, _ in lines]
     best = sorted(sorted(range(len(lines)), key=lambda i: -spread[i])[:count])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+_process = os.getpid()  # a forked child finds its parent's
 SPIN, SPIN_SHARED = 3000, 1000  # turns of OpenMP's waiting loop, about 10 ns each: 30 and 10 microseconds
 
 
@@ -42,6 +45,28 @@ def trim_memory() -> None:
     libc = _glibc()
     if libc:
         libc.malloc_trim(0)
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Torch as it begins, whatever the caller has set: float32, with gradients, outside of inference mode.
+
+    A process that was forked computes in one thread: OpenMP's others stayed in the parent, and torch would wait for
+    them without end.
+    """
+    import torch
+
+    global _process
+    if os.getpid() != _process:
+        torch.set_num_threads(1)
+        _process = os.getpid()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _glibc() -> ctypes.CDLL | None:
