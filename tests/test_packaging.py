@@ -54,11 +54,12 @@ def test_wheel_holds_the_configs(wheel: Path):
         assert f"dreamer_lightning/configs/{path.relative_to(ROOT / 'configs').as_posix()}" in inside
     for path in (ROOT / "src").rglob("*.py"):
         assert path.relative_to(ROOT / "src").as_posix() in inside
-    for path in [*(ROOT / "src").rglob("*.csv.gz"), *(ROOT / "src").rglob("*.c")]:
+    data = ["*.csv.gz", "*.c", "agents/*/*", "demo/page/*"]
+    for path in [path for pattern in data for path in (ROOT / "src").rglob(pattern) if "__pycache__" not in path.parts]:
         assert path.relative_to(ROOT / "src").as_posix() in inside
     assert any(name.endswith("LICENSE") for name in inside)
     assert any(name.endswith("THIRD_PARTY.md") for name in inside)
-    assert wheel.stat().st_size < 1e6
+    assert wheel.stat().st_size < 7e6  # of which the trained agents take up to 6
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer_lightning import config, configfiles, kernels
+from dreamer_lightning import agents, config, configfiles, kernels
 from dreamer_lightning.commands.networks import build_dreamer, load_weights
 from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
 from dreamer_lightning.dreamer import Dreamer
@@ -60,7 +60,7 @@ class Agent:
         """The agent of a run folder.
 
         Args:
-            run: the folder, or the run that ``fit`` returned.
+            run: the folder, the run that ``fit`` returned, or the name of an agent that comes with the package.
             checkpoint: the newest one, or the one with the best evaluation.
             device: where it computes; None: the GPU if there is one.
             seed: of its draws.
@@ -72,20 +72,16 @@ class Agent:
         folder = path.parent
         if checkpoint not in ("latest", "best"):
             raise UserError(f"--checkpoint: '{checkpoint}' is neither 'latest' nor 'best'")
-        best = checkpoint == "best"
-        found = runfolder.best_checkpoint(folder) if best else runfolder.latest_complete(folder, replay=False)
-        if found is None:
-            raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
-        state = atomic.load_tensors(found / runfolder.MODEL)["loop"]
+        weights, clocks = trained(folder, checkpoint)
         dreamer = build_dreamer(read_specs(folder), config.of_run(path, without=NOT_NETWORKS))
-        load_weights(dreamer, state["dreamer"], str(folder))
+        load_weights(dreamer, weights, str(folder))
         target = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
         try:
             dreamer.to(target)
         except (RuntimeError, AssertionError) as error:  # what torch says of devices that it does not have
             raise UserError(f"--device: '{device}' cannot be used: {str(error).splitlines()[0]}") from error
         kernels.accelerate(dreamer)
-        return cls(dreamer, seed, folder, state["clocks"])
+        return cls(dreamer, seed, folder, clocks)
 
     @torch_defaults()
     def initial(self, n: int = 1) -> State:
@@ -151,6 +147,24 @@ class Agent:
 def environment(config_file: Path) -> Any:
     """The environment factory of a run's config."""
     return config.of_run(config_file, only=["env"])["env"]
+
+
+def trained(folder: Path, checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a run folder's checkpoint, or of an agent that comes with the package, and its clocks.
+
+    Raises:
+        UserError: no complete checkpoint.
+    """
+    if (folder / agents.WEIGHTS).is_file():
+        from safetensors.torch import load_file
+
+        return load_file(folder / agents.WEIGHTS), agents.card(folder)
+    best = checkpoint == "best"
+    found = runfolder.best_checkpoint(folder) if best else runfolder.latest_complete(folder, replay=False)
+    if found is None:
+        raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
+    state = atomic.load_tensors(found / runfolder.MODEL)["loop"]
+    return state["dreamer"], state["clocks"]
 
 
 def read_specs(folder: Path) -> Specs:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreamer_lightning import migration
+from dreamer_lightning import agents, migration
 from dreamer_lightning.errors import UserError
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
@@ -79,13 +79,15 @@ def of_run(folder: str, option: str) -> Path:
     """The config of a run folder.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or the name of an agent that comes with the package.
         option: named in the error, such as ``--resume``.
 
     Raises:
         UserError: it is not a run folder.
     """
     path = Path(folder).expanduser() / "config.yaml"
+    if not path.is_file() and (shipped := agents.folder(folder)):
+        return shipped / "config.yaml"
     if not path.is_file():
         given = ", name the folder of this file" if Path(folder).name == "config.yaml" else " (it has no config.yaml)"
         raise UserError(f"{option}: '{folder}' is not a run folder{given}")

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.commands.tables import metric_table, render
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator, compare
@@ -38,7 +39,7 @@ def dream(
     """Imagine from a trained agent's world model, beside reality: videos for images, plots for vectors, in DIR.
 
     Args:
-        run: run folder.
+        run: run folder, or the name of an agent that comes with the package.
         samples: futures drawn from the same moment.
         length: agent steps dreamed; past the episode's end the policy acts and the truth is missing.
         context: agent steps that the model sees before it dreams.
@@ -68,7 +69,7 @@ def dream(
         reached = [episode for episode in played if start < episode.kept - 1] or played[:1]
         errors = compare(agent.dreamer, played, 128, generator)
         futures = open_loop(agent.dreamer, reached[0], start, context, length, samples, generator)
-        lines = write_pictures(agent, futures, reached, length, generator, Path(run).expanduser())
+        lines = write_pictures(agent, futures, reached, length, generator, agents.home(run))
     table = metric_table({name: value for name, value in errors.items() if name.startswith("openloop/")})
     return render(table, *(f"wrote {line}" for line in lines))
 

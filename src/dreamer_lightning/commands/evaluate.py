@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.commands.tables import metric_table, render, score_table
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
@@ -33,7 +34,7 @@ def evaluate(
     """Play episodes with a trained agent: a table, a video and DIR/evaluation.json.
 
     Args:
-        run: run folder.
+        run: run folder, or the name of an agent that comes with the package.
         episodes: greedy episodes, and as many with sampled actions.
         checkpoint: the newest one, or the one with the best evaluation.
         seed: of the environments and draws; other starts than those of the evaluations during training.
@@ -53,8 +54,10 @@ def evaluate(
         raise UserError(f"--episodes: {episodes} plays nothing; give 1 or more")
     agent = Agent.load(run, checkpoint, device, seed)
     evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
-    metrics, played = evaluator.evaluate(agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner)))
-    folder = Path(run).expanduser()
+    player = agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner))
+    metrics, played = evaluator.evaluate(player)
+    folder = agents.home(run)
+    folder.mkdir(parents=True, exist_ok=True)  # of an agent that comes with the package
     path = folder / "evaluation.json"
     write_atomic(path, json.dumps(summary(agent, metrics, played, checkpoint), indent=1) + "\n")
     lines = [f"wrote {path}"]

@@ -69,7 +69,8 @@ def error_metrics(
         rows = np.array([i for i in rows if starts[i].time + k < starts[i].episode.kept], dtype=int)
         for key, value in decoded.get(k, {}).items() if len(rows) else ():
             real = np.stack([starts[i].episode.obs[key][starts[i].time + k] for i in rows])
-            metrics[f"openloop/{apart(key)}_error@{k}"] = _error(specs.obs[key], value[rows].float().cpu().numpy(), real)
+            predicted = value[rows].float().cpu().numpy()
+            metrics[f"openloop/{apart(key)}_error@{k}"] = _error(specs.obs[key], predicted, real)
     return metrics
 
 
@@ -120,8 +121,8 @@ def open_loop(
     decoded = {key: _join(past.obs[key], value) for key, value in future.obs.items()}
     dream = {name: _join(getattr(past, name), getattr(future, name)) for name in ("reward", "cont", "value")}
     dream["cont"] = going_on(dreamer.world_model, torch.from_numpy(dream["cont"])).numpy()
-    seen, truth = _truth(dreamer.specs, episode, start, context + length, list(future.obs))
-    return OpenLoop(start, context, seen, decoded, truth, dream)
+    real, truth = _truth(dreamer.specs, episode, start, context + length, list(future.obs))
+    return OpenLoop(start, context, real, decoded, truth, dream)
 
 
 def _imagine_on(dreamer, state: dict[str, Tensor], actions: Tensor, length: int, generator):
