@@ -17,6 +17,7 @@ BORDERS = AGENT | {"store", "envs", "data", "schedule"}
 EVERYTHING = BORDERS | {"migration", "updates", "loop", "callbacks", "evaluation", "agent", "interop"}
 MAY_IMPORT = {
     "errors": set(),
+    "agents": set(),
     "types": {"errors"},
     "ops": NOUNS | {"ops"},
     "nets": NOUNS | {"ops", "nets"},
@@ -37,12 +38,14 @@ MAY_IMPORT = {
     "loop": BORDERS | {"updates", "sanity", "loopstate", "migration"},
     "callbacks": BORDERS | {"callbacks", "evaluation", "sanity", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
-    "agent": BORDERS | {"evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
+    "agent": BORDERS
+    | {"agents", "evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
     "interop": AGENT,
+    "demo": EVERYTHING | {"agents", "configfiles", "demo", "explain"},
     "planning": AGENT | {"data", "planning"},
-    "commands": EVERYTHING | {"planning", "commands", "explain", "kernels", ""},
-    "workshop": EVERYTHING | {"commands", "configfiles", "kernels", "workshop"},
-    "configfiles": NOUNS | {"migration"},
+    "commands": EVERYTHING | {"agents", "planning", "commands", "explain", "kernels", ""},
+    "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "workshop"},
+    "configfiles": NOUNS | {"agents", "migration"},
     "explain": NOUNS | {"migration"},
     "arguments": NOUNS | {"configfiles", "explain", "commands", "migration"},
     "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration"},
