@@ -1,8 +1,9 @@
 # make train                              a real task learned in minutes on two CPU cores
 # make train CONFIG=dmc.yaml ARGS="--seed 1"
+# make demo                               a trained agent's dreams in the browser
 # make test                               the tests, in the same environment with the test extra
 # make lint                               ruff and the type checker
-# make docs                               draws the picture of the package's rooms from the code
+# make docs                               draws the pictures of the package's rooms and of a dream
 # make bench                              how fast this machine trains, and where the time goes
 
 VENV   ?= .venv
@@ -12,10 +13,13 @@ PYTEST ?=
 PYTHON ?=
 BIN    := $(VENV)/bin
 
-.PHONY: train test lint docs bench clean
+.PHONY: train demo test lint docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m dreamer_lightning fit --config $(CONFIG) $(ARGS)
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m dreamer_lightning demo $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST)
@@ -28,6 +32,7 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/draw_house.py
+	$(BIN)/python docs/draw_dream.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m dreamer_lightning bench $(ARGS)

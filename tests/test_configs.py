@@ -15,7 +15,12 @@ from dreamer_lightning.types import Space, Specs, UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OVERLAYS = [*configfiles.OVERLAYS, *(f"size/{path.name}" for path in sorted((CONFIGS / "size").glob("*.yaml")))]
-NAME_MODULES = ("networks.yaml", "dreamer_v2_atari.yaml", "faithful.yaml")  # overlays that are no mere sizes
+NAME_MODULES = (
+    "networks.yaml",
+    "dreamer_v2_atari.yaml",
+    "faithful.yaml",
+    "small.yaml",
+)  # overlays that are no mere sizes
 WALKER = Specs(
     {"height": Space((1,)), "orientations": Space((14,)), "velocity": Space((9,))}, {"action": Space((6,), "float32")}
 )
