@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch
 from dreamer_lightning.actor_critic import ActorCritic
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.dreamer import Dreamer
+from dreamer_lightning.envs import Custom, specs_of
 from dreamer_lightning.nets.rssm import BlockRSSM
 from dreamer_lightning.types import Space, Specs, UserError
 from dreamer_lightning.world_model import WorldModel
@@ -23,9 +27,9 @@ ACTIONS = {
 }
 
 
-def tiny(obs: dict[str, Space], action: dict[str, Space]) -> Dreamer:
+def tiny(obs: dict[str, Space], action: dict[str, Space], native: dict | None = None) -> Dreamer:
     torch.manual_seed(0)
-    specs = Specs(obs, action)
+    specs = Specs(obs, action, native or {})
     model = WorldModel(specs, rssm=partial(BlockRSSM, deter=16, hidden=8, stoch=4, classes=4, blocks=2))
     return Dreamer(model, ActorCritic(specs, model.feat_dim))
 
@@ -132,3 +136,83 @@ def test_an_observation_that_is_called_like_a_prediction_keeps_a_place_of_its_ow
     dream = agent.imagine(seen, length=4, samples=2)
     shapes = {name: value.shape[2:] for name, value in dream.items()}
     assert shapes == {"obs/value": (3,), "obs/cont": (2,), "reward": (), "cont": (), "value": (), "action": (2,)}
+
+
+RAW = {
+    "box": gymnasium.spaces.Box(np.array([-3.0, 0.0], np.float32), np.array([-1.0, 10.0], np.float32)),
+    "table": gymnasium.spaces.Box(0.0, 4.0, (2, 3), np.float64),
+    "discrete": gymnasium.spaces.Discrete(3, start=-1),
+    "multi": gymnasium.spaces.MultiDiscrete([3, 2], start=[5, 0]),
+    "binary": gymnasium.spaces.MultiBinary(3),
+    "integers": gymnasium.spaces.Box(0, 255, (2,), np.uint8),
+    "nested": gymnasium.spaces.Dict(
+        {
+            "arm": gymnasium.spaces.Tuple([gymnasium.spaces.Box(-2, 2, (2,)), gymnasium.spaces.Discrete(4)]),
+            "grip": gymnasium.spaces.MultiBinary(2),
+        }
+    ),
+}
+
+
+class Room(gymnasium.Env):
+    """Looks at a picture and at two numbers, and takes actions of any space."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"camera": gymnasium.spaces.Box(0, 255, (40, 60, 3), np.uint8), "body": gymnasium.spaces.Box(-1, 1, (2,))}
+    )
+
+    def __init__(self, actions: str = "box"):
+        self.action_space = RAW[actions]
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("kind", list(RAW))
+def test_acts_in_the_spaces_of_the_environment_itself(kind):
+    env = Custom("test_agent:Room", {"actions": kind}, image_size=48)
+    specs = Specs.from_dict(json.loads(json.dumps(asdict(specs_of(env.make(0))))))
+    agent, inner = Agent(tiny(specs.obs, specs.action, specs.native)), Room(kind)
+    obs, state = inner.reset()[0], agent.initial(1)
+    for _ in range(5):
+        action, state = agent.act(obs, state)
+        obs = inner.step(action)[0]
+    two = {name: np.stack([value, value]) for name, value in obs.items()}
+    actions, _ = agent.act(two, agent.initial(2))
+    for each in gymnasium.vector.utils.iterate(gymnasium.vector.utils.batch_space(RAW[kind], 2), actions):
+        assert RAW[kind].contains(each)
+
+
+def test_scaled_actions_are_what_the_wire_makes_of_the_others():
+    played = []
+    env = Custom("test_agent:Room", {"actions": "box"}, image_size=48).make(0)
+    specs = specs_of(env)
+    agent, again = (Agent(tiny(specs.obs, specs.action, specs.native), seed=1) for _ in range(2))
+    inner = env.base_env._env
+    inner.write, write = lambda action: played.append(write(action)) or played[-1], inner.write
+    obs = Room.observation_space.sample()
+    action, _ = agent.act(obs, agent.initial(1))
+    plain, _ = again.act(obs, again.initial(1), scaled=False)
+    assert np.abs(plain).max() <= 1
+    env.step(env.reset().set("action", torch.from_numpy(plain)))
+    assert np.allclose(played[0], action, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 96, 3), (3, 64, 96), (48, 48, 3)])
+def test_pictures_of_any_size(shape):
+    agent = Agent(tiny({"image": Space((48, 48, 3), "uint8")}, ACTIONS["discrete"]))
+    assert agent.act(np.zeros(shape, np.uint8), agent.initial(1))[0].shape == ()
+    assert agent.act(np.zeros((2, *shape), np.uint8), agent.initial(2))[0].shape == (2,)
+
+
+def test_imagine_plays_given_actions(agent):
+    given = agent.imagine(observe(), length=6, samples=3)["action"]
+    dream = agent.imagine(observe(), samples=3, actions=given[:, :6])
+    assert np.allclose(dream["action"][:, :6], given[:, :6])
+    assert agent.imagine(observe(), samples=2, actions=given[0])["reward"].shape == (2, 8)
+    with pytest.raises(UserError, match="actions: shape"):
+        agent.imagine(observe(), samples=2, actions=given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,14 @@ from torch import Tensor
 
 from dreamer_lightning import agents, config, configfiles, kernels
 from dreamer_lightning.commands.networks import build_dreamer, load_weights
-from dreamer_lightning.data.arrays import Arrays, to_action, to_tensors
+from dreamer_lightning.data.arrays import Arrays, flat_actions, stacked, to_action, to_native, to_tensors
 from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.evaluation.gap import going_on
-from dreamer_lightning.evaluation.openloop import apart
 from dreamer_lightning.kernels.process import torch_defaults
-from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store import atomic, package, runfolder
 from dreamer_lightning.types import Specs, UserError
 
 State = dict[str, Tensor]
-NOT_NETWORKS = ("env", "optimizer", "replay", "collector", "evaluation", "checkpoint", "faults", "fabric", "wandb")
+log = logging.getLogger("dreamer_lightning")
 
 
 class Agent:
@@ -57,10 +56,11 @@ class Agent:
     def load(
         cls, run: Any, checkpoint: Literal["latest", "best"] = "latest", device: str | None = None, seed: int = 0
     ) -> Agent:
-        """The agent of a run folder.
+        """The agent of a run folder. No environment is made, and no simulator is needed.
 
         Args:
-            run: the folder, the run that ``fit`` returned, or the name of an agent that comes with the package.
+            run: the folder, the run that ``fit`` returned, a folder that ``save`` wrote, a checkpoint in a run folder
+                (its folder or its ``model.pt``), or the name of an agent that comes with the package.
             checkpoint: the newest one, or the one with the best evaluation.
             device: where it computes; None: the GPU if there is one.
             seed: of its draws.
@@ -68,12 +68,14 @@ class Agent:
         Raises:
             UserError: not a run folder, no complete checkpoint in it, or one of other networks.
         """
-        path = configfiles.of_run(str(getattr(run, "dir", run)), "--run")
-        folder = path.parent
-        if checkpoint not in ("latest", "best"):
-            raise UserError(f"--checkpoint: '{checkpoint}' is neither 'latest' nor 'best'")
-        weights, clocks = trained(folder, checkpoint)
-        dreamer = build_dreamer(read_specs(folder), config.of_run(path, without=NOT_NETWORKS))
+        folder, weights, clocks = saved(Path(getattr(run, "dir", run)).expanduser(), checkpoint)
+        configfiles.join_import_path(
+            [*configfiles.import_from(folder / runfolder.CONFIG), str(folder / package.MODULES)]
+        )
+        specs = read_specs(folder)
+        if not specs.native:
+            log.warning("%s: saved without the environment's action space; actions are in [-1, 1]", folder)
+        dreamer = build_dreamer(specs, config.networks_of_run(folder / runfolder.CONFIG))
         load_weights(dreamer, weights, str(folder))
         target = device or (torch.accelerator.current_accelerator() if torch.cuda.is_available() else dreamer.device)
         try:
@@ -82,6 +84,22 @@ class Agent:
             raise UserError(f"--device: '{device}' cannot be used: {str(error).splitlines()[0]}") from error
         kernels.accelerate(dreamer)
         return cls(dreamer, seed, folder, clocks)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the agent into a folder of its own, from which ``load`` reads it on any machine: weights
+        (safetensors), a card (JSON), config, spaces, own classes. The layout is that of a model repository.
+
+        Raises:
+            UserError: the agent came from no run folder.
+        """
+        if self.run is None:
+            raise UserError("save: this agent came from no run folder, so that its config is not known")
+        folder = Path(folder).expanduser()
+        size = sum(parameter.numel() for parameter in self.dreamer.parameters())
+        card = {**self.clocks, "library_name": "dreamer-lightning", "parameters": size}
+        package.write(folder / agents.WEIGHTS, self.dreamer.state_dict(), self.run)
+        (folder / agents.CARD).write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        return folder
 
     @torch_defaults()
     def initial(self, n: int = 1) -> State:
@@ -99,33 +117,50 @@ class Agent:
         return {**state, "is_first": state["is_first"] | ended}
 
     @torch_defaults()
-    def act(self, obs: Arrays | np.ndarray, state: State, greedy: bool = False) -> tuple[np.ndarray, State]:
+    def act(self, obs: Any, state: State, greedy: bool = False, scaled: bool = True) -> tuple[Any, State]:
         """Chooses actions.
 
         Args:
-            obs: by name [n, ...], or of one environment without the ``n``; a lone observation needs no name.
+            obs: what the environment returns [n, ...], or of one environment without the ``n``: by name, nested or not;
+                a lone observation needs no name. Pictures are uint8 of any size.
             state: from ``initial`` where an episode begins, then from ``act``.
             greedy: the most likely action instead of a sample.
+            scaled: the action as the environment itself takes it; false: as the package's environments do.
 
         Returns:
-            The action and the next state. Continuous actions are float32 in [-1, 1] (the package's environments scale
-            them to the task's bounds), discrete ones int64 class numbers, MultiDiscrete ones a vector of them.
+            The action and the next state. Scaled actions are in the environment's own space: within its bounds, of its
+            type, counted from its start. Of ``n`` environments there is one array for each part of a Dict or Tuple.
+            Others are float32 in [-1, 1] where continuous, int64 class numbers where discrete, a vector of these where
+            there are several, and the flat vector where both kinds lie side by side.
         """
         device = self.dreamer.device
         tensors, single = to_tensors(self.specs, obs, len(state["is_first"]), device)
         action, after = self.dreamer.act(tensors, _carried(state), state["is_first"], self.generator, greedy)
+        after["is_first"] = torch.zeros_like(state["is_first"])
+        if scaled and self.specs.native:
+            rows = to_native(self.specs, action)
+            return rows[0] if single else stacked(rows), after
         array = to_action(self.specs, action)
-        return array[0] if single else array, {**after, "is_first": torch.zeros_like(state["is_first"])}
+        return array[0] if single else array, after
 
     @torch_defaults()
-    def imagine(self, obs: Arrays | np.ndarray | None, length: int = 100, samples: int = 8, state=None) -> Arrays:
-        """Dreams of what comes after an observation, under the policy.
+    def imagine(
+        self,
+        obs: Any,
+        length: int = 100,
+        samples: int = 8,
+        state: State | None = None,
+        actions: np.ndarray | None = None,
+    ) -> Arrays:
+        """Dreams of what comes after an observation, under the policy or under given actions.
 
         Args:
             obs: of one environment; None dreams on from a ``state`` that has seen its observation.
             length: steps.
             samples: futures.
             state: of one environment, from ``initial`` or ``act``; None: the observation begins an episode.
+            actions: played in place of the policy's, [length, ...] for all futures or [samples, length, ...], as
+                ``act`` returns them with ``scaled=False``; their length is the dream's.
 
         Returns:
             Arrays [samples, length + 1, ...], element 0 is now: each decoded observation (images float in [0, 1]),
@@ -136,7 +171,14 @@ class Agent:
         if obs is not None:
             state = self.act(obs, state)[1]
         start = {key: value[:1].expand(samples, *value.shape[1:]) for key, value in _carried(state).items()}
-        dream = self.dreamer.imagine(start, length, generator=self.generator)
+        given = None
+        if actions is not None:
+            given = flat_actions(self.specs, np.asarray(actions), samples).to(self.dreamer.device)
+            length = given.shape[1]
+        dream = self.dreamer.imagine(start, length, given, self.generator)
+        from dreamer_lightning.evaluation.gap import going_on  # these two bring all that plays episodes
+        from dreamer_lightning.evaluation.openloop import apart
+
         cont = going_on(self.dreamer.world_model, dream.cont)
         seen = {apart(name): value for name, value in dream.obs.items()}
         found = {**seen, "reward": dream.reward, "cont": cont, "value": dream.value}
@@ -144,27 +186,36 @@ class Agent:
         return arrays | {"action": to_action(self.specs, dream.action)}
 
 
-def environment(config_file: Path) -> Any:
-    """The environment factory of a run's config."""
-    return config.of_run(config_file, only=["env"])["env"]
-
-
-def trained(folder: Path, checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a run folder's checkpoint, or of an agent that comes with the package, and its clocks.
+def saved(path: Path, checkpoint: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The folder of a trained agent, its weights and its clocks, from any of the paths that ``load`` takes.
 
     Raises:
         UserError: no complete checkpoint.
     """
+    if checkpoint not in ("latest", "best"):
+        raise UserError(f"--checkpoint: '{checkpoint}' is neither 'latest' nor 'best'")
+    path = path.parent if path.name == runfolder.MODEL else path
+    found = path if (path / runfolder.MANIFEST).is_file() else None
+    folder = configfiles.of_run(str(path.parents[1] if found else path), "--run").parent
     if (folder / agents.WEIGHTS).is_file():
         from safetensors.torch import load_file
 
-        return load_file(folder / agents.WEIGHTS), agents.card(folder)
-    best = checkpoint == "best"
-    found = runfolder.best_checkpoint(folder) if best else runfolder.latest_complete(folder, replay=False)
+        return folder, load_file(folder / agents.WEIGHTS), agents.card(folder)
+    if found is None and checkpoint == "best":
+        found = runfolder.best_checkpoint(folder)
+    elif found is None:
+        found = runfolder.latest_complete(folder, replay=False)
+    elif wrong := runfolder.damage(found):
+        raise UserError(f"--run: {wrong}")
     if found is None:
         raise UserError(f"--run: '{folder}' holds no complete checkpoint ({checkpoint})")
     state = atomic.load_tensors(found / runfolder.MODEL)["loop"]
-    return state["dreamer"], state["clocks"]
+    return folder, state["dreamer"], state["clocks"]
+
+
+def environment(config_file: Path) -> Any:
+    """The environment factory of a run's config."""
+    return config.of_run(config_file, only=["env"])["env"]
 
 
 def read_specs(folder: Path) -> Specs:

@@ -142,6 +142,23 @@ def option_names(parser: Any) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
 
 
+def networks_of_run(config: Path) -> dict[str, Any]:
+    """What a run's networks are built from, as its config has it; what trains or plays them is not imported.
+
+    Args:
+        config: the run's config.yaml; its own classes must be importable.
+    """
+    import yaml
+
+    from dreamer_lightning.commands.rebuild import networks
+
+    parser = make_parser("fit", [networks], {*INTERNAL, "optimizer"})
+    known = {option.removeprefix("--").partition(".")[0] for option in option_names(parser)}
+    values = migration.config(configfiles.load(config))
+    text = yaml.safe_dump({name: value for name, value in values.items() if name in known})
+    return read(parser, [f"--config={text}"])[1]
+
+
 def of_run(config: Path, only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
     """Options of ``fit`` as a run's config has them, as objects.
 

@@ -172,10 +172,17 @@ class Specs:
     """What an environment offers: observations and actions by name, in the environment's own order.
 
     The flat action vector ``a`` concatenates the action entries in sorted order of their names: ``actions``.
+
+    Args:
+        obs: observations by name, as the model sees them.
+        action: actions by name, as the policy gives them.
+        native: the environment's own action space as plain data, see ``envs.actions.describe``; empty where it is not
+            known.
     """
 
     obs: dict[str, Space]
     action: dict[str, Space]
+    native: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def actions(self) -> Layout:
@@ -193,7 +200,7 @@ class Specs:
         def spaces(part: dict[str, Any]) -> dict[str, Space]:
             return {name: Space(**{**x, "shape": tuple(x["shape"])}) for name, x in part.items()}
 
-        return cls(spaces(plain["obs"]), spaces(plain["action"]))
+        return cls(spaces(plain["obs"]), spaces(plain["action"]), plain.get("native") or {})
 
 
 C = TypeVar("C", bound="Carried")

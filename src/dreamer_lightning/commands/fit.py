@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 
-from dreamer_lightning import kernels
+from dreamer_lightning import configfiles, kernels
 from dreamer_lightning.callbacks.base import say
 from dreamer_lightning.callbacks.checkpoint import restore
 from dreamer_lightning.commands.build import (
@@ -58,7 +58,7 @@ from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.kernels.process import keep_memory
 from dreamer_lightning.loop import Loop
 from dreamer_lightning.schedule import Clocks, Every, Limits, Ratio
-from dreamer_lightning.store import atomic, runfolder
+from dreamer_lightning.store import atomic, package, runfolder
 from dreamer_lightning.store.lock import held
 from dreamer_lightning.types import Discount, Size, Specs, UserError
 from dreamer_lightning.updates import SkippingUpdate, StaticUpdate, Update, check_capture, compiled
@@ -260,7 +260,9 @@ def play(loop: Loop, specs: Specs, config_text: str) -> None:
     """Write down what the run is, and run it to its end."""
     if loop.fabric.is_global_zero:  # nothing else is written before everything is built, and what was saved fits
         atomic.write_atomic(Path(loop.run_dir) / runfolder.CONFIG, runfolder.public(config_text))
-        atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps(asdict(specs)))
+        body = {"repeat": loop.env_factory.repeat, "image_size": getattr(loop.env_factory, "image_size", 0)}
+        atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps({**asdict(specs), **body}))
+        package.keep_modules(loop.run_dir, configfiles.import_from(Path(loop.run_dir) / runfolder.CONFIG))
     try:
         loop.run()
     finally:

@@ -1,12 +1,18 @@
 """Environments: factories that make TorchRL environments which all speak the same wire."""
 
-from dreamer_lightning.envs.atari import Atari
-from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of, step
-from dreamer_lightning.envs.batched import make_batched
-from dreamer_lightning.envs.custom import Custom
-from dreamer_lightning.envs.dmc import DMC
-from dreamer_lightning.envs.gym import Gym
-from dreamer_lightning.envs.rendering import probe_gl, require_gl, working_gl
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamer_lightning.envs.atari import Atari
+    from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of, step
+    from dreamer_lightning.envs.batched import make_batched
+    from dreamer_lightning.envs.custom import Custom
+    from dreamer_lightning.envs.dmc import DMC
+    from dreamer_lightning.envs.gym import Gym
+    from dreamer_lightning.envs.rendering import probe_gl, require_gl, working_gl
 
 __all__ = [
     "Atari",
@@ -22,3 +28,24 @@ __all__ = [
     "step",
     "working_gl",
 ]
+
+_HOMES = {
+    "Atari": "atari",
+    "Custom": "custom",
+    "DMC": "dmc",
+    "EnvFactory": "base",
+    "Gym": "gym",
+    "make_batched": "batched",
+    "probe_gl": "rendering",
+    "random_score": "base",
+    "require_gl": "rendering",
+    "specs_of": "base",
+    "step": "base",
+    "working_gl": "rendering",
+}  # loaded when used: an agent that acts needs neither simulators nor TorchRL
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -61,6 +61,46 @@ def action(space: spaces.Space) -> Action:
     raise UserError(f"env: actions of {space} are not supported; {known} are")
 
 
+def describe(space: spaces.Space) -> dict[str, Any]:
+    """An action space as plain data, which a file of JSON holds; empty for a kind that ``action`` does not know."""
+    kind = {"kind": type(space).__name__}
+    if isinstance(space, spaces.Discrete):
+        return kind | {"n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return kind | {"nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiBinary):
+        return kind | {"shape": list(space.shape)}
+    if isinstance(space, spaces.Box):
+        return kind | {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Dict):
+        return kind | {"spaces": {name: describe(part) for name, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return kind | {"spaces": [describe(part) for part in space.spaces]}
+    return {}
+
+
+def described(plain: dict[str, Any]) -> spaces.Space:
+    """The inverse of ``describe``."""
+    if plain["kind"] == "Discrete":
+        return spaces.Discrete(plain["n"], start=plain["start"])
+    if plain["kind"] == "MultiDiscrete":
+        return spaces.MultiDiscrete(plain["nvec"], plain["dtype"], start=plain["start"])
+    if plain["kind"] == "MultiBinary":
+        return spaces.MultiBinary(plain["shape"])
+    if plain["kind"] == "Box":
+        low, high = (np.array(plain[side], plain["dtype"]) for side in ("low", "high"))
+        return spaces.Box(low, high, low.shape, low.dtype.type)
+    if plain["kind"] == "Dict":
+        return spaces.Dict({name: described(part) for name, part in plain["spaces"].items()})
+    return spaces.Tuple([described(part) for part in plain["spaces"]])
+
+
+def speaker(space: spaces.Space) -> Callable[[dict[str, np.ndarray]], Any]:
+    """What turns numbers in [-1, 1] and classes from 0, by the names of ``Specs.action``, into a space's action."""
+    nested = isinstance(space, spaces.Dict | spaces.Tuple)
+    return _writer(space, "" if nested else "action", {})
+
+
 def _several(space: spaces.Dict | spaces.Tuple) -> Action:
     """The actions of a Dict or Tuple, nested or not, side by side in one vector: ``arm/grip`` is one of its names."""
     entries: dict[str, Space] = {}
@@ -87,7 +127,8 @@ def _writer(space: spaces.Space, name: str, entries: dict[str, Space]) -> Callab
         entries[name] = Space(tuple(one.space.shape), "float32")
         low, high = _reach(one.space)
         middle, half = (high + low) / 2, (high - low) / 2
-        return lambda numbers: one.write(np.clip(middle + half * np.clip(numbers[name], -1.0, 1.0), low, high))
+        flat = lambda numbers: np.clip(np.reshape(numbers[name], low.shape), -1.0, 1.0)  # noqa: E731
+        return lambda numbers: one.write(np.clip(middle + half * flat(numbers), low, high))
     if isinstance(one.space, spaces.Discrete):
         entries[name] = Space((), "int32", int(one.space.n), one.starts[0] if one.starts else 0)
         return lambda numbers: one.write(numbers[name])

@@ -153,16 +153,17 @@ def specs_of(env: EnvBase) -> Specs:
     for name in obs.keys() & known["facts"].keys():
         facts = {key: value for key, value in known["facts"][name].items() if key in ("start", "source")}
         obs[name] = replace(obs[name], **facts)
+    native = known.get("native") or {}
     if known["actions"]:
-        return Specs(obs, dict(known["actions"]))
+        return Specs(obs, dict(known["actions"]), native)
     actions = _action_spaces(env.full_action_spec["action"], lead)
     starts = zip(sorted(actions), known["starts"], strict=False)
-    return Specs(obs, actions | {name: replace(actions[name], start=start) for name, start in starts})
+    return Specs(obs, actions | {name: replace(actions[name], start=start) for name, start in starts}, native)
 
 
 def told(env: EnvBase) -> dict[str, Any]:
     """What an environment's own spaces say beside TorchRL's: ``facts`` of observations by name, ``starts`` of discrete
-    actions, and ``actions`` by name where one flat vector holds several."""
+    actions, ``actions`` by name where one flat vector holds several, and ``native``, the action space itself."""
     wire = wire_of(env)
     if wire is None:
         while isinstance(env, TransformedEnv):
@@ -170,7 +171,7 @@ def told(env: EnvBase) -> dict[str, Any]:
         seats = vars(env).get("seats")
         found = seats[0].ask("told") if seats and hasattr(seats[0], "ask") else None
         return found or {"facts": {}, "starts": [], "actions": None}
-    return {"facts": wire.facts, "starts": wire.starts, "actions": wire.actions}
+    return {"facts": wire.facts, "starts": wire.starts, "actions": wire.actions, "native": wire.native}
 
 
 def wire_of(env: EnvBase) -> Wire | None:

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
 
+from dreamer_lightning.envs.actions import describe
 from dreamer_lightning.envs.base import Suite, listed
 from dreamer_lightning.envs.pictures import Channels, resize
 from dreamer_lightning.envs.rendering import probe_gl
@@ -49,7 +50,7 @@ class GymSuite(Suite):
         camera = (lambda: resize(_rendered(env), self.image_size)) if self.pixels else None
         shape = camera().shape if camera else ()
         wire = Wire(wrapped, self.hidden, PREFIX, camera, shape, strict.facts, strict.starts, strict.notes)
-        wire.actions = strict.actions
+        wire.actions, wire.native = strict.actions, describe(env.action_space)
         return TransformedEnv(wrapped, wire)
 
     def prepare(self) -> None:

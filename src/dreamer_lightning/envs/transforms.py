@@ -120,6 +120,7 @@ class Wire(Transform):
         self.state_keys = list(env.state_spec.keys(True, True)) if env.state_spec is not None else []
         self.state: dict[Any, Tensor] = {}  # what an environment that keeps nothing itself wants to be told again
         self.action, self.write = _action(env.action_spec)
+        self.native = _native(env.action_spec)  # the action space itself, see ``envs.actions.describe``
         self.steps = 0
         self.repair: Repair | None = None
 
@@ -296,6 +297,16 @@ def _action(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
     middle, half = (high + low) / 2, (high - low) / 2
     # The last clip is for rounding: -3.3 may become -3.3000002, which the environment's own check refuses.
     return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half).clamp(low, high)
+
+
+def _native(spec: TensorSpec) -> dict[str, Any]:
+    """What ``envs.actions.describe`` says of the space that TorchRL's spec stands for; empty where it is another."""
+    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
+        bounds = (spec.space.low.expand(spec.shape), spec.space.high.expand(spec.shape))
+        low, high = (torch.where(x.abs() < _HUGE, x, x.sign() * torch.inf).tolist() for x in bounds)
+        return {"kind": "Box", "low": low, "high": high, "dtype": str(spec.dtype).removeprefix("torch.")}
+    one = isinstance(spec, Categorical) and not isinstance(spec, MultiCategorical) and spec.shape.numel() == 1
+    return {"kind": "Discrete", "n": int(spec.space.n), "start": 0} if one else {}
 
 
 def _classes(spec: TensorSpec) -> int:
