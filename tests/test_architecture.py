@@ -39,9 +39,18 @@ MAY_IMPORT = {
     "callbacks": BORDERS | {"callbacks", "evaluation", "sanity", "explain", "kernels", ""},  # "" is __version__
     "evaluation": BORDERS | {"evaluation", "agent"},
     "agent": BORDERS
-    | {"agents", "evaluation", "config", "configfiles", "commands", "kernels"},  # rebuilds a run's networks
+    | {
+        "agents",
+        "dream_env",
+        "evaluation",
+        "config",
+        "configfiles",
+        "commands",
+        "kernels",
+    },  # rebuilds a run's networks
     "interop": AGENT,
     "demo": EVERYTHING | {"agents", "configfiles", "demo", "explain"},
+    "dream_env": BORDERS | {"evaluation"},
     "planning": AGENT | {"data", "planning"},
     "commands": EVERYTHING | {"agents", "planning", "commands", "configfiles", "explain", "kernels", ""},
     "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "workshop"},

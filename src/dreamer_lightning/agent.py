@@ -185,6 +185,14 @@ class Agent:
         arrays = {key: value.float().cpu().numpy() for key, value in found.items()}
         return arrays | {"action": to_action(self.specs, dream.action)}
 
+    def dream_env(
+        self, num_envs: int | None = None, api: Literal["gymnasium", "torchrl"] = "gymnasium", **options
+    ) -> Any:
+        """Its world model as an environment, see ``dream_env.dream_env``."""
+        from dreamer_lightning.dream_env import dream_env
+
+        return dream_env(self, num_envs, api, **options)
+
 
 def saved(path: Path, checkpoint: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """The folder of a trained agent, its weights and its clocks, from any of the paths that ``load`` takes.
