@@ -48,6 +48,8 @@ def keep_modules(target: str | Path, folders: Sequence[str]) -> None:
         Path(file).resolve() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
     }
     for file in sorted(used):
-        if file.parent in roots and file.suffix == ".py":
-            (Path(target) / MODULES).mkdir(exist_ok=True)
-            shutil.copyfile(file, Path(target) / MODULES / file.name)
+        if file.parent in roots and file.suffix == ".py" and file.is_file():  # one in use may have been deleted since
+            kept = Path(target) / MODULES / file.name
+            kept.parent.mkdir(exist_ok=True)
+            if kept.resolve() != file:
+                shutil.copyfile(file, kept)
