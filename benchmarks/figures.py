@@ -32,7 +32,8 @@ PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
 QUICKSTART = "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 envs, training episodes"
 BASE = "efficient"  # what the ablations change
-MAIN = ("dmc", "imag16", BASE, "ppo", "sac")  # overlays of the first picture and of the table
+PROTOCOLS = ("dmc", "imag16", "ppo", "sac")  # other agents, not changes to it
+MAIN = (*PROTOCOLS, BASE, "mix", "corners-mix")  # overlays of the first picture and of the table
 BENCHMARK = "dmc_proprio"
 BEGIN, END = "<!-- results: python benchmarks/figures.py -->", "<!-- end of results -->"
 
@@ -42,11 +43,11 @@ def rows(results: Path, main: bool) -> list[Method]:
 
     Args:
         results: holds TASK/OVERLAY/seedK.
-        main: the overlays of ``MAIN``; else all others on tasks that ``BASE`` was run on, beside it.
+        main: the overlays of ``MAIN``; else all changes to ``BASE``, beside it.
     """
     known = {"dmc", *yaml.safe_load((HERE / "overlays" / "commands.yaml").read_text())}  # not other presets or repeats
     folders = {path.parent for path in results.glob("*/*/seed*") if path.parent.name in known}
-    wanted = sorted(path for path in folders if (path.name in MAIN) == main)
+    wanted = sorted(path for path in folders if (path.name in MAIN if main else path.name not in (*PROTOCOLS, BASE)))
     if not main:
         base = {path.parent: path for path in folders if path.name == BASE}
         wanted = [path for path in wanted if path.parent in base]

@@ -40,12 +40,13 @@ def test_one_command_writes_table_and_pictures(figures, tmp_path: Path):
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert "old" not in written
-    head, _, ours, published = [line for line in written.splitlines() if line.startswith("|")]
+    head, _, ours, mixed, published = [line for line in written.splitlines() if line.startswith("|")]
     assert head.startswith("| task | method | seeds | 10K | 20K | 50K | env steps")
     assert ours.startswith(
         "| reacher_easy | efficient | 0,1 | 200 [100-300] | 200 [100-300] | 200 [100-300] | - / - / - | 0.4 |"
     )
     assert ours.endswith("| 2 | 512 | 1m | 4 | V3 imag_last 16 |")
+    assert mixed.startswith("| reacher_easy | mix | 0 | 900 |")
     assert published.startswith("| reacher_easy | DreamerV3, published | n=5 | ")
     names = {path.name for path in (tmp_path / "images").iterdir()}
     assert names == {"quickstart.png", "results.png", "ablation.png"}
@@ -59,7 +60,11 @@ def test_the_ablation_shows_what_it_changes(figures):
     write_run(folder, [700.0] * 25, task="cartpole_balance")  # beside other presets
     labels = [row.label for row in figures.rows(figures.RESULTS, main=False) if row.ours]
     assert sorted(labels) == ["efficient", "mix"]
-    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == ["efficient", "efficient"]
+    assert [row.label for row in figures.rows(figures.RESULTS, main=True) if row.ours] == [
+        "efficient",
+        "efficient",
+        "mix",
+    ]
 
 
 def test_the_length_of_dreams_in_one_picture(figures, tmp_path: Path):
