@@ -50,6 +50,7 @@ MAY_IMPORT = {
     },  # rebuilds a run's networks
     "interop": AGENT,
     "demo": EVERYTHING | {"agents", "configfiles", "demo", "explain"},
+    "export": BORDERS | {"agents", "agent", "export", "kernels"},
     "dream_env": BORDERS | {"evaluation"},
     "planning": AGENT | {"data", "planning"},
     "commands": EVERYTHING | {"agents", "planning", "commands", "configfiles", "explain", "kernels", ""},

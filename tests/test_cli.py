@@ -246,7 +246,7 @@ def test_print_config_prints_yaml(capsys):
         ("fit dmc.yaml --env walker_walk", "; a task is named by --env.task"),
         ("fit faithful.yaml", "--env is missing; configs such as dmc.yaml name one, overlays come after them"),
         ("fit dmc.yaml --trainer.devices 2", "--trainer.devices: here --fabric.devices"),
-        ("evaluate --lr 3", "unknown option --lr (did you mean --run?); --help lists all"),
+        ("evaluate --lr 3", "unknown option --lr (did you mean --run or --planner?); --help lists all"),
         ("sweep --config dmc.yaml --seeds 0 1 2", "--seeds: join them by commas: --seeds 0,1,2"),
     ],
 )

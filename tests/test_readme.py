@@ -14,7 +14,7 @@ from dreamer_lightning import config, configfiles
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-COMMANDS = "fit|evaluate|dream|demo|bench|parity|compare|sweep|yardstick|diagnose"
+COMMANDS = "fit|evaluate|dream|demo|export|bench|parity|compare|sweep|yardstick|diagnose"
 # what stands for words of the reader's, or is told of because it is refused
 READERS = r"\.\.\.|\b(NAME|OPTS|FILE|N)\b|corridor|fourier|--resume$|--episodes|--help|--list|\.help"
 SMALL = {"updates": 2, "env_steps": 100_000, "evaluation": {"every": 0}, "wandb": {"mode": "disabled"}}

@@ -45,6 +45,7 @@ class Command:
 
 _HERE = "dreamer_lightning.commands"
 _SHOP = "dreamer_lightning.workshop"
+_EXPORT = "dreamer_lightning.export.command:export"
 _DEMO = "dreamer_lightning.demo.command:demo"
 _OWN = (
     Command("fit", "train an agent, or go on with a run (--resume DIR)", f"{_HERE}.fit:fit", configs=(), resumes=True),
@@ -56,6 +57,7 @@ _OWN = (
     ),
     Command("dream", "imagine from a trained agent's world model, beside reality", f"{_HERE}.dream:dream", words="run"),
     Command("demo", "watch an agent and its dreams in the browser, and take the controls", _DEMO, words="run"),
+    Command("export", "write a trained agent's acting step to a file of its own (ONNX)", _EXPORT, words="run"),
     Command("agents", "list the trained agents that come with the package", f"{_HERE}.agents:agents"),
     Command(
         "parity",

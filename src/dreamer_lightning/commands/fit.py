@@ -262,7 +262,8 @@ def play(loop: Loop, specs: Specs, config_text: str) -> None:
         atomic.write_atomic(Path(loop.run_dir) / runfolder.CONFIG, runfolder.public(config_text))
         body = {"repeat": loop.env_factory.repeat, "image_size": getattr(loop.env_factory, "image_size", 0)}
         atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps({**asdict(specs), **body}))
-        package.keep_modules(loop.run_dir, configfiles.import_from(Path(loop.run_dir) / runfolder.CONFIG))
+        if config_text:  # a bench has none
+            package.keep_modules(loop.run_dir, configfiles.import_from(Path(loop.run_dir) / runfolder.CONFIG))
     try:
         loop.run()
     finally:
