@@ -39,9 +39,19 @@ def test_a_room_keeps_its_own_numbers():
     assert env.observation_space.contains(obs)
 
 
-def test_torchrl_checks_it():
-    dreamer, starts = parts()
+@pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE], ids=["numbers", "classes"])
+def test_torchrl_checks_it(specs):
+    dreamer, starts = parts(specs)
     check_env_specs(DreamTorchEnv(dreamer, starts, 3, length=4, seed=1))
+
+
+def test_of_scores_for_classes_the_largest_counts():
+    dreamer, starts = parts(tiny.DISCRETE)
+    scores, sure = torch.tensor([[0.9, -0.9, 0.2, 0.5]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    dreams = [Dreams(dreamer, starts, 1, seed=2) for _ in range(2)]
+    with torch.no_grad():
+        rewards = [each.step(action)[0] for each, action in zip(dreams, (scores, sure), strict=True)]
+    torch.testing.assert_close(*rewards, atol=0, rtol=0)
 
 
 def test_rewards_have_gradients_to_the_actions():

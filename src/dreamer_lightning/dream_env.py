@@ -84,7 +84,9 @@ class Dreams:
 
         The latents keep their graph as long as the actions do.
         """
-        model = self.dreamer.world_model
+        model, actions = self.dreamer.world_model, self.actions
+        if any(space.discrete for space in actions.values()):  # a learner may give scores: the largest one counts
+            action = actions.one_hot(actions.numbers(action))
         noise = model.rssm.noise(self.num_envs, generator=self.generator)
         self.latent, _ = model.rssm.imagine_step(self.latent, action.to(self.dreamer.device), noise)
         reward, cont = model.predict(self.latent.feat)
@@ -234,6 +236,8 @@ class DreamVectorEnv(VectorEnv):
 
 class DreamTorchEnv(EnvBase):
     """Dreams side by side as a TorchRL environment; rewards have gradients to the actions where these want some.
+
+    An action is flat: a number in [-1, 1] for each entry, and for a class one score each, of which the largest counts.
 
     Args:
         dreamer: the agent whose world model dreams.
