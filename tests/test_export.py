@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 import tiny
 from dreamer_lightning import cli
-from dreamer_lightning.export import onnx
+from dreamer_lightning.export.command import write
 from dreamer_lightning.export.step import PREV, ActingStep
 
 CASES = {"numbers": tiny.SPECS, "classes": tiny.DISCRETE}
@@ -30,12 +31,10 @@ def onward(step: ActingStep, given: tuple[torch.Tensor, ...], out: list) -> tupl
 @pytest.mark.parametrize("specs", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("greedy", [False, True])
 def test_onnx_does_what_torch_does_over_200_steps(specs, greedy, tmp_path):
-    pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     step = ActingStep(tiny.agent(specs, {"standardize": True}), greedy)
-    onnx.write(step, tmp_path / "step.onnx")
-    session = runtime.InferenceSession(tmp_path / "step.onnx")
+    write(step, tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
     given = step.example(5)  # it was traced with three environments
     for _ in range(200):
         with torch.no_grad():
@@ -64,8 +63,6 @@ def test_it_is_the_agents_own_step():
 
 def test_an_episode_without_this_package(tmp_path, monkeypatch, capsys):
     """The example of docs/deploy.md, as it stands there."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["export", "CartPole-v1", "--greedy", "true", "--out", "step.onnx"]) == 0
     assert "wrote step.onnx" in capsys.readouterr().out

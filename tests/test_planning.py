@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -9,7 +10,10 @@ import pytest
 import torch
 
 import tiny
-from dreamer_lightning.planning import CEM, MPPI, GradientPlanner, Lookahead, Shooting, foresee, named
+from dreamer_lightning import cli
+from dreamer_lightning.commands import evaluate
+from dreamer_lightning.data.explore import Decision
+from dreamer_lightning.planning import CEM, MPPI, GradientPlanner, Lookahead, Planned, Shooting, foresee, named
 from dreamer_lightning.types import Latent, Space, Specs, UserError
 
 LINE = Specs({"x": Space((1,))}, {"action": Space((1,))})
@@ -30,6 +34,7 @@ class Walk:
         self.specs, self.target, self.cont = specs, target, cont
         self.rssm = SimpleNamespace(noise=lambda *shape, generator=None: torch.zeros(*shape, 1))
         self.world_model, self.actor_critic = self, SimpleNamespace(value=Value, dream_discount=1.0)
+        self.device = torch.device("cpu")
 
     def step(self, x, action):
         move = action if action.shape[-1] == 1 else action[..., 2:] - action[..., :1]
@@ -112,7 +117,10 @@ def test_what_a_plan_is_worth():
 
 
 @pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE], ids=["numbers", "classes"])
-@pytest.mark.parametrize("planner", [CEM(32, 2, 8, horizon=3, policy_plans=4), Shooting(32, 3, policy_plans=0)])
+@pytest.mark.parametrize(
+    "planner",
+    [CEM(samples=32, rounds=2, elites=8, horizon=3, policy_plans=4), Shooting(samples=32, horizon=3, policy_plans=0)],
+)
 def test_a_planner_acts_in_the_agents_place(planner, specs):
     dreamer = tiny.agent(specs)
     player = Lookahead(dreamer, planner)
@@ -136,15 +144,55 @@ def test_a_planner_acts_in_the_agents_place(planner, specs):
 
 
 def test_the_gradient_planner_moves_the_policys_plans_within_their_bounds():
-    """The same draws, with steps of no length and of 0.1: 9 plans of 4 steps have moved, none beyond 1."""
+    """The same draws, with steps of no length and of 0.1: 9 plans of 4 steps have moved, none beyond 1; those that it
+    began with are among the candidates, so that the best is never worth less."""
     dreamer = tiny.agent()
     latent, before = dreamer.world_model.rssm.initial(2), torch.zeros(2, 4, dreamer.specs.action_dim)
     still, moved = (
         GradientPlanner(steps=3, rate=rate, horizon=4)(dreamer, latent, before, torch.Generator().manual_seed(0))
         for rate in (0.0, 0.1)
     )
-    length = (moved.candidates - still.candidates).flatten(2).norm(dim=-1)
+    torch.testing.assert_close(moved.candidates[:, :9], still.candidates[:, :9])
+    length = (moved.candidates[:, 9:] - still.candidates[:, 9:]).flatten(2).norm(dim=-1)
     assert length.shape == (2, 9)
     assert (length > 0).all()
     assert length.max() <= 0.3 + 1e-5
     assert moved.candidates.abs().max() <= 1
+    assert (moved.values.max(1).values >= still.values.max(1).values).all()
+
+
+def test_collecting_by_a_planner_plays_its_actions_and_goes_on_as_it_was_saved():
+    """Two explorations with one plan saved in between choose the same; none of it is the policy's own action."""
+    dreamer = tiny.agent()
+    state, own = dreamer.initial(2), torch.full((2, 2), 9.0)
+    decision = Decision({}, state, own, torch.ones(2, dtype=torch.bool), generator=None, agent=dreamer)
+    one = Planned(dreamer.specs, 2, torch.Generator().manual_seed(1))
+    assert one(decision).abs().max() <= 1
+    other = Planned(dreamer.specs, 2, torch.Generator().manual_seed(2))
+    other.load_state_dict(one.state_dict())
+    later = decision._replace(is_first=torch.zeros(2, dtype=torch.bool))
+    torch.testing.assert_close(one(later), other(later), atol=0, rtol=0)
+
+
+def test_evaluate_plays_films_and_writes_what_the_planner_did(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--planner.samples",
+        "24",
+        "--planner.elites",
+        "8",
+        "--planner.rounds",
+        "1",
+        "--planner.policy_plans",
+        "4",
+    ]
+    words = ["evaluate", "CartPole-v1", "--episodes", "1", "--starts", "0", "--planner", "CEM", *options]
+    filmed = []
+    monkeypatch.setattr(evaluate, "film", lambda player, *_: filmed.append(player))
+    assert cli.main(words) == 0
+    assert "CEM" in capsys.readouterr().out
+    (player,) = filmed
+    assert isinstance(player, Lookahead)
+    folder = tmp_path / "runs" / "CartPole-v1"
+    assert [path.name for path in folder.glob("*.json")] == ["evaluation-CEM.json"]
+    assert json.loads((folder / "evaluation-CEM.json").read_text())["planner"]["samples"] == 24

@@ -149,14 +149,20 @@ class Dreamer(nn.Module):
             generator: source of the noise.
             greedy: take the most likely action.
         """
-        rssm, n = self.world_model.rssm, len(is_first)
         with torch.inference_mode():  # a tenth faster than no_grad: hundreds of tiny operations (benchmarks/notes.md)
-            noise, embed = rssm.noise(n, generator=generator), self.world_model.embed(obs)
-            feat, packed = rssm.observe_packed(state, state["prev_action"], embed, is_first, noise)
+            feat, packed = self.observe_step(obs, state, is_first, generator)
             action = self.choose(feat, generator, greedy).float()
             found = {**packed, "prev_action": action}
         found = {key: value.clone() for key, value in found.items()}  # which may be changed in place
         return found["prev_action"], found
+
+    def observe_step(
+        self, obs: dict[str, Tensor], state: State, is_first: Tensor, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "n f"], dict[str, Tensor]]:
+        """What acting knows after an observation: ``feat``, and the packed latent [n, .]; arguments as for ``act``."""
+        rssm = self.world_model.rssm
+        noise, embed = rssm.noise(len(is_first), generator=generator), self.world_model.embed(obs)
+        return rssm.observe_packed(state, state["prev_action"], embed, is_first, noise)
 
     def choose(self, feat: Float[Tensor, "n f"], generator: torch.Generator | None, greedy: bool) -> Tensor:
         """An action of the policy at each state."""

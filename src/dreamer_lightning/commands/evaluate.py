@@ -31,7 +31,7 @@ def evaluate(
     device: str | None = None,
     planner: Planner | str | None = None,
 ) -> str:
-    """Play episodes with a trained agent: a table, a video and DIR/evaluation.json.
+    """Play episodes with a trained agent: a table, a video and DIR/evaluation.json (evaluation-PLANNER.json).
 
     Args:
         run: run folder, or the name of an agent that comes with the package.
@@ -58,12 +58,17 @@ def evaluate(
     metrics, played = evaluator.evaluate(player)
     folder = agents.home(run)
     folder.mkdir(parents=True, exist_ok=True)  # of an agent that comes with the package
-    path = folder / "evaluation.json"
-    write_atomic(path, json.dumps(summary(agent, metrics, played, checkpoint), indent=1) + "\n")
+    name = type(player.planner).__name__ if isinstance(player, Lookahead) else ""
+    path = folder / f"evaluation{f'-{name}' * bool(name)}.json"
+    found = summary(agent, metrics, played, checkpoint)
+    if isinstance(player, Lookahead):
+        found["planner"] = {"name": name, **vars(player.planner)}
+    write_atomic(path, json.dumps(found, indent=1) + "\n")
     lines = [f"wrote {path}"]
     if video:
-        lines.append(write_film(agent, folder, seed))
+        lines.append(write_film(agent, player, path.with_suffix(".mp4").name, folder, seed))
     title = f"{agent.env_factory.name}, {checkpoint} checkpoint at env step {agent.clocks.get('env_step', '?')}"
+    title += f", actions of {name}" * bool(name)
     kinds = {kind: [e for e in played if e.greedy == (kind == "greedy")] for kind in ("greedy", "sampled")}
     return render(score_table(title, kinds, agent.env_factory.repeat), metric_table(metrics), *lines)
 
@@ -85,14 +90,14 @@ def summary(agent: Agent, metrics: dict[str, float], played: list[Episode], chec
     return {"episodes": len(played) // 2, **kinds, "metrics": rest, "checkpoint": checkpoint, **clocks}
 
 
-def write_film(agent: Agent, folder: Path, seed: int) -> str:
+def write_film(agent: Agent, player: Any, name: str, folder: Path, seed: int) -> str:
     """Writes a video of one greedy episode; one line that says where, or why not."""
     try:
-        episode = film(agent.dreamer, agent.env_factory, seed + EVALUATION_SEED)
+        episode = film(player, agent.env_factory, seed + EVALUATION_SEED)
     except Exception as error:  # a picture is never worth the scores
         return f"no video: {type(error).__name__}: {error}"
     if episode is None:
         why = agent.env_factory.no_picture or "no working GL, or the task has no picture"
         return f"no video: pictures cannot be drawn on this machine ({why})"
-    path = write_video(folder / VIDEOS / "evaluation.mp4", np.stack(episode.frames), fps=30)
+    path = write_video(folder / VIDEOS / name, np.stack(episode.frames), fps=30)
     return f"wrote {path} (greedy, score {episode.score:.1f})"

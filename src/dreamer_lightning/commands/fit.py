@@ -260,8 +260,7 @@ def play(loop: Loop, specs: Specs, config_text: str) -> None:
     """Write down what the run is, and run it to its end."""
     if loop.fabric.is_global_zero:  # nothing else is written before everything is built, and what was saved fits
         atomic.write_atomic(Path(loop.run_dir) / runfolder.CONFIG, runfolder.public(config_text))
-        body = {"repeat": loop.env_factory.repeat, "image_size": getattr(loop.env_factory, "image_size", 0)}
-        atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps({**asdict(specs), **body}))
+        atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps(asdict(specs)))
         if config_text:  # a bench has none
             package.keep_modules(loop.run_dir, configfiles.import_from(Path(loop.run_dir) / runfolder.CONFIG))
     try:
@@ -272,9 +271,10 @@ def play(loop: Loop, specs: Specs, config_text: str) -> None:
 
 
 def default_run_dir(env: EnvFactory, what: str, seed: int) -> str:
-    """runs/TASK-WHAT-sSEED-TIME-XXXXXX; WHAT is the name of the sizes, or of a yardstick's algorithm.
+    """Where a run lies that was given no folder: ``runs/TASK-WHAT-sSEED-TIME-XXXXXX``.
 
-    The six digits tell runs that begin in the same second from each other.
+    WHAT is the name of the sizes, or of a yardstick's algorithm. The six digits tell runs that begin in the same
+    second from each other.
     """
     task = env.name.replace("/", "_").replace(":", "_")
     return str(Path("runs") / f"{task}-{what}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")

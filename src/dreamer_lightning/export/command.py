@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
-from dreamer_lightning.export import onnx
 from dreamer_lightning.export.step import ActingStep
+from dreamer_lightning.store.runfolder import class_of, read_config
 from dreamer_lightning.types import UserError
 
 
@@ -31,12 +35,35 @@ def export(
     Raises:
         UserError: not a run folder, or a package is missing.
     """
-    if find_spec("onnx") is None:
-        raise UserError('export: needs a package that is not installed: pip install ".[export]"')
-    step = ActingStep(Agent.load(run, checkpoint, "cpu").dreamer, greedy)
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise UserError(f'export: {missing[0]} is not installed; pip install ".[export]"')
+    agent = Agent.load(run, checkpoint, "cpu")
+    step = ActingStep(agent.dreamer, greedy)
     path = Path(out).expanduser() if out else agents.home(run) / "step.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.write(step, path)
+    write(step, path)
+    _, task = class_of(read_config(agent.run)["env"])
+    repeat = task.get("repeat", 1)  # env steps that each action is held for
     card = path.with_suffix(".json")
-    card.write_text(json.dumps(step.card(), indent=1) + "\n", "utf-8")
+    card.write_text(json.dumps({**step.card(), "repeat": repeat}, indent=1) + "\n", "utf-8")
     return f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)\nwrote {card}"
+
+
+def write(step: ActingStep, path: Path) -> None:
+    """Writes the step as ONNX; the first dimension of everything is the number of environments, which is free."""
+    example = step.example(3)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that it could convert, too
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's of its own parts
+        torch.onnx.export(
+            step,
+            example,
+            path,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=step.inputs,
+            output_names=step.outputs,
+            dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in example),),
+        )

@@ -37,7 +37,6 @@ class ActingStep(nn.Module):
         super().__init__()
         self.dreamer, self.greedy = copy.deepcopy(dreamer).cpu().eval(), greedy
         kernels.restore(self.dreamer)
-        self.dreamer.world_model._jit_is_scripting = True  # else tracing asks Lightning for a trainer that is not there
         state = self.dreamer.initial(1)
         self.obs, self.latent = list(dreamer.specs.obs), [name for name in state if name != PREV]
         low, high = bounds(dreamer.specs)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamer_lightning.dreamer import Dreamer, State
-from dreamer_lightning.planning.foresight import Plan, Planner
+from dreamer_lightning.planning.foresight import Plan, Planner, moved_on
 
 PLAN = "plan"  # beside the latent in what acting carries
 
@@ -51,11 +51,8 @@ class Lookahead:
         greedy: bool = False,
     ) -> tuple[Float[Tensor, "n a"], State]:
         """Choose actions by planning; arguments as ``Dreamer.act``."""
-        model, n = self.dreamer.world_model, len(is_first)
-        noise, embed = model.rssm.noise(n, generator=generator), model.embed(obs)
-        _, packed = model.rssm.observe_packed(state, state["prev_action"], embed, is_first, noise)
-        rest = torch.nn.functional.pad(state[PLAN][:, 1:], (0, 0, 0, 1))
-        rest = rest * ~is_first[:, None, None]
-        self.last = self.planner(self.dreamer, model.rssm.unpack(packed), rest, generator, greedy)
+        _, packed = self.dreamer.observe_step(obs, state, is_first, generator)
+        latent, rest = self.dreamer.world_model.rssm.unpack(packed), moved_on(state[PLAN], is_first)
+        self.last = self.planner(self.dreamer, latent, rest, generator, greedy)
         action = self.last.action.float()
         return action, {**packed, "prev_action": action, PLAN: self.last.actions}

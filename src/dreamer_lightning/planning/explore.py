@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamer_lightning.data.explore import Decision, Exploration
-from dreamer_lightning.planning.foresight import Planner
+from dreamer_lightning.planning.foresight import Planner, moved_on
 from dreamer_lightning.planning.sampling import MPPI
 from dreamer_lightning.types import Specs
 
@@ -43,7 +43,6 @@ class Planned(Exploration):
     def __call__(self, decision: Decision) -> Float[Tensor, "n a"]:
         self.planner.check(decision.agent)
         latent = decision.agent.world_model.rssm.unpack(decision.state)
-        rest = torch.nn.functional.pad(self.plan[:, 1:], (0, 0, 0, 1)) * ~decision.is_first[:, None, None]
-        plan = self.planner(decision.agent, latent, rest, self.generator)
+        plan = self.planner(decision.agent, latent, moved_on(self.plan, decision.is_first), self.generator)
         self.plan = plan.actions
         return plan.action.to(decision.action)

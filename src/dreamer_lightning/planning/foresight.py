@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.ops.returns import lambda_return
-from dreamer_lightning.types import Carried, ClosedUnitInterval, PositiveInt, UserError
+from dreamer_lightning.types import Carried, ClosedUnitInterval, Layout, PositiveInt, UserError
+
+Worth = Callable[..., Tensor]  # see ``Planner.search``
 
 
 class Plan(NamedTuple):
@@ -33,6 +37,8 @@ class Plan(NamedTuple):
 class Planner(ABC):
     """Looks ahead from latents and chooses actions.
 
+    Options of all planners:
+
     Args:
         horizon: steps that a plan looks ahead.
         lam: 1 trusts the model's rewards up to the horizon and the critic behind it; below 1 the critic counts at
@@ -43,13 +49,12 @@ class Planner(ABC):
     discrete = True  # whether it can plan actions that are classes
 
     def __init__(self, horizon: PositiveInt = 5, lam: ClosedUnitInterval = 1.0, policy_plans: int = 24):
-        if horizon < 1:
-            raise UserError(f"planner: horizon={horizon} looks nowhere; give 1 or more")
+        at_least(horizon, 1, "horizon")
         if not 0 <= lam <= 1:
             raise UserError(f"planner: lam={lam} is no decay; give 0 to 1")
-        self.horizon, self.lam, self.policy_plans = horizon, lam, policy_plans
+        self.horizon, self.lam, self.policy_plans = horizon, lam, at_least(policy_plans, 0, "policy_plans")
 
-    @abstractmethod
+    @torch.no_grad()
     def __call__(
         self,
         dreamer: Dreamer,
@@ -65,7 +70,30 @@ class Planner(ABC):
             latent: where plans begin.
             before: the plan of the decision before, moved on by a step; zeros where there is none.
             generator: source of all draws.
-            greedy: play the best action instead of one drawn from the plans that are left.
+            greedy: play the best action; else planners that keep several plans draw one of them.
+        """
+        noise = dreamer.world_model.rssm.noise(len(before), self.horizon, generator=generator)
+        worth = partial(foresee, dreamer, latent, noise=noise, lam=self.lam)
+        own = self.propose(dreamer, latent, generator)
+        return self.search(dreamer.specs.actions, worth, own, before, generator, greedy)
+
+    @abstractmethod
+    def search(
+        self,
+        actions: Layout,
+        worth: Worth,
+        own: Float[Tensor, "n p h a"],
+        before: Float[Tensor, "n h a"],
+        generator: torch.Generator | None,
+        greedy: bool,
+    ) -> Plan:
+        """Look for the best plan.
+
+        Args:
+            actions: layout of the flat actions.
+            worth: values [n, s] of plans [n, s, h, a]; ``climb=True`` gives gradients to the plans.
+            own: plans that the policy proposes.
+            before: as for ``__call__``, as ``generator`` and ``greedy`` are.
         """
 
     def check(self, dreamer: Dreamer) -> None:
@@ -84,11 +112,13 @@ class Planner(ABC):
     def propose(self, dreamer: Dreamer, latent: Carried, generator: torch.Generator | None) -> Float[Tensor, "n p h a"]:
         """Plans that the policy plays in dreams from latents [n, .]."""
         n, count, rssm = len(latent[0]), self.policy_plans, dreamer.world_model.rssm
+        if not count:
+            return torch.zeros(n, 0, self.horizon, dreamer.specs.action_dim, device=dreamer.device)
         start = latent.map(lambda x: x.repeat_interleave(count, 0))
         noise = rssm.noise(n * count, self.horizon, generator=generator)
         policy = lambda feat, step: dreamer.choose(feat, generator, False)  # noqa: E731
         _, action = dreamer.world_model.imagine(start, policy, noise)
-        return action[:, :-1].float().view(n, count, self.horizon, -1)
+        return dreamer.specs.actions.clip(action[:, :-1].float()).view(n, count, self.horizon, -1)
 
 
 def foresee(
@@ -124,3 +154,25 @@ def foresee(
     offset, scale = agent.value_norm.stats() if hasattr(agent, "value_norm") else (0.0, 1.0)
     value = agent.value(feat).pred() * scale + offset
     return lambda_return(reward, cont * agent.dream_discount, value, lam)[:, 0].view(n, s)
+
+
+def at_least(value: int, least: int, name: str) -> int:
+    """The number itself.
+
+    Raises:
+        UserError: it is too small.
+    """
+    if value < least:
+        raise UserError(f"planner: {name}={value} is too few; give {least} or more")
+    return value
+
+
+def best_of(plans: Float[Tensor, "n s h a"], values: Float[Tensor, "n s"]) -> Plan:
+    """The plan that promises most, for each environment."""
+    best = plans[torch.arange(len(plans), device=plans.device), values.argmax(1)]
+    return Plan(best[:, 0], best, plans, values)
+
+
+def moved_on(plan: Float[Tensor, "n h a"], is_first: Bool[Tensor, " n"]) -> Float[Tensor, "n h a"]:
+    """What is left of a plan one step later: nothing where an episode begins, no opinion on the step that is new."""
+    return torch.nn.functional.pad(plan[:, 1:], (0, 0, 0, 1)) * ~is_first[:, None, None]

@@ -3,113 +3,95 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer_lightning.dreamer import Dreamer
-from dreamer_lightning.planning.foresight import Plan, Planner, foresee
-from dreamer_lightning.types import Carried, ClosedUnitInterval, Layout, PositiveInt, UserError
+from dreamer_lightning.planning.foresight import Plan, Planner, Worth, at_least, best_of
+from dreamer_lightning.types import Layout, PositiveInt, UserError
 
 
-class Shooting(Planner):
-    """Uniformly random plans and the policy's; the first action of the best one is played.
+class Drawing(Planner):
+    """A planner that compares so many plans at a time.
 
     Args:
         samples: candidates, the policy's among them.
-        horizon: steps that a plan looks ahead.
-        lam: see ``Planner``.
-        policy_plans: candidates that the policy itself proposes.
+        options: ``horizon``, ``lam`` and ``policy_plans``, see ``Planner``.
     """
 
-    def __init__(
-        self,
-        samples: PositiveInt = 512,
-        horizon: PositiveInt = 5,
-        lam: ClosedUnitInterval = 1.0,
-        policy_plans: int = 24,
-    ):
-        super().__init__(horizon, lam, policy_plans)
-        self.samples = at_least(samples, policy_plans + 1, "samples")
+    def __init__(self, samples: PositiveInt = 512, **options: Any):
+        super().__init__(**options)
+        self.samples = at_least(samples, self.policy_plans + 1, "samples")
 
-    @torch.no_grad()
-    def __call__(
+
+class Shooting(Drawing):
+    """Uniformly random plans and the policy's; the first action of the best one is played. Options as ``Drawing``."""
+
+    def search(
         self,
-        dreamer: Dreamer,
-        latent: Carried,
+        actions: Layout,
+        worth: Worth,
+        own: Float[Tensor, "n p h a"],
         before: Float[Tensor, "n h a"],
-        generator: torch.Generator | None = None,
-        greedy: bool = False,
+        generator: torch.Generator | None,
+        greedy: bool,
     ) -> Plan:
-        n, drawn = len(before), self.samples - self.policy_plans
-        plans = dreamer.specs.actions.random((n, drawn, self.horizon), generator, before.device)
-        if self.policy_plans:
-            plans = torch.cat([self.propose(dreamer, latent, generator), plans], 1)
-        noise = dreamer.world_model.rssm.noise(n, self.horizon, generator=generator)
-        values = foresee(dreamer, latent, plans, noise, self.lam)
-        best = plans[torch.arange(n, device=before.device), values.argmax(1)]
-        return Plan(best[:, 0], best, plans, values)
+        shape = (len(before), self.samples - self.policy_plans, self.horizon)
+        plans = torch.cat([own, actions.random(shape, generator, before.device)], 1)
+        return best_of(plans, worth(actions=plans))
 
 
-class Sampling(Planner):
+class Sampling(Drawing):
     """Rounds of drawing around a mean plan, which moves to the best of each round; classes by their frequencies.
 
     Args:
-        samples: candidates of a round, the policy's among them.
         rounds: how often is drawn.
         elites: how many of the best move the mean.
-        horizon: steps that a plan looks ahead.
-        lam: see ``Planner``.
-        policy_plans: candidates that the policy itself proposes.
         widest: standard deviation of the first draws, for actions in [-1, 1].
         narrowest: least standard deviation of later ones.
+        options: as ``Drawing``.
     """
 
     def __init__(
         self,
-        samples: PositiveInt = 512,
         rounds: PositiveInt = 6,
         elites: PositiveInt = 64,
-        horizon: PositiveInt = 5,
-        lam: ClosedUnitInterval = 1.0,
-        policy_plans: int = 24,
         widest: float = 2.0,
         narrowest: float = 0.05,
+        **options: Any,
     ):
-        super().__init__(horizon, lam, policy_plans)
-        self.samples = at_least(samples, max(elites, policy_plans + 1), "samples")
+        super().__init__(**options)
         self.rounds, self.elites = at_least(rounds, 1, "rounds"), at_least(elites, 2, "elites")
         self.widest, self.narrowest = widest, narrowest
+        at_least(self.samples, elites, "samples")
 
     @abstractmethod
     def weights(self, values: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
         """How much each of the best plans counts, from what they promise; they sum to 1."""
 
-    @torch.no_grad()
-    def __call__(
+    def search(
         self,
-        dreamer: Dreamer,
-        latent: Carried,
+        actions: Layout,
+        worth: Worth,
+        own: Float[Tensor, "n p h a"],
         before: Float[Tensor, "n h a"],
-        generator: torch.Generator | None = None,
-        greedy: bool = False,
+        generator: torch.Generator | None,
+        greedy: bool,
     ) -> Plan:
-        n, layout = len(before), dreamer.specs.actions
-        own = self.propose(dreamer, latent, generator) if self.policy_plans else None
-        noise = dreamer.world_model.rssm.noise(n, self.horizon, generator=generator)
         mean, std = before, torch.full_like(before, self.widest)
-        rows = torch.arange(n, device=before.device)[:, None]
+        rows = torch.arange(len(before), device=before.device)[:, None]
         for _ in range(self.rounds):
-            plans = draw(layout, mean, std, self.samples - self.policy_plans, generator)
-            plans = plans if own is None else torch.cat([own, plans], 1)
-            values = foresee(dreamer, latent, plans, noise, self.lam)
+            drawn = draw(actions, mean, std, self.samples - self.policy_plans, generator)
+            plans = torch.cat([own, drawn], 1)
+            values = worth(actions=plans)
             best = values.topk(self.elites, 1)
             elite, weight = plans[rows, best.indices], self.weights(best.values)[:, :, None, None]
             mean = (weight * elite).sum(1)
             std = (weight * (elite - mean[:, None]) ** 2).sum(1).sqrt().clamp(self.narrowest, self.widest)
         if greedy:
-            action = layout.one_hot(layout.numbers(mean[:, 0]))
+            action = actions.one_hot(actions.numbers(mean[:, 0]))
         else:
             chosen = torch.multinomial(weight[:, :, 0, 0], 1, generator=generator)
             action = elite[rows, chosen][:, 0, 0]
@@ -137,8 +119,8 @@ class MPPI(Sampling):
     Source: Williams et al. 2017; Hansen et al. 2022 (TD-MPC), arXiv 2203.04955, whose values are not normalised.
     """
 
-    def __init__(self, temperature: float = 0.5, samples: PositiveInt = 512, rounds: PositiveInt = 6, **options):
-        super().__init__(samples, rounds, **options)
+    def __init__(self, temperature: float = 0.5, **options: Any):
+        super().__init__(**options)
         if temperature <= 0:
             raise UserError(f"planner: temperature={temperature} must be above 0")
         self.temperature = temperature
@@ -174,14 +156,3 @@ def draw(
         for name, space in layout.items()
     }
     return layout.one_hot(parts)
-
-
-def at_least(value: int, least: int, name: str) -> int:
-    """The number itself.
-
-    Raises:
-        UserError: it is too small.
-    """
-    if value < least:
-        raise UserError(f"planner: {name}={value} is too few; give {least} or more")
-    return value
