@@ -5,8 +5,9 @@ The names below are loaded when first used, so that ``import dreamer_lightning``
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dreamer_lightning import lazy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -69,11 +70,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dreamer_lightning' has no attribute '{name}'")
-    return getattr(import_module(f"dreamer_lightning.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)

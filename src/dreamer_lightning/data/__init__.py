@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dreamer_lightning import lazy
 
 if TYPE_CHECKING:
     from dreamer_lightning.data.collect import (
@@ -53,7 +54,4 @@ _HOMES = {
 }  # loaded when used: an agent that acts needs neither simulators nor TorchRL
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)

@@ -86,6 +86,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     protocol_version = "HTTP/1.1"  # the connection stays open: a step costs one round trip
+    disable_nagle_algorithm = True  # headers and body leave at once
     server: Server
 
     def do_GET(self) -> None:

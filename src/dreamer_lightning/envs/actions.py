@@ -125,7 +125,7 @@ def _writer(space: spaces.Space, name: str, entries: dict[str, Space]) -> Callab
     one = action(space)
     if isinstance(one.space, spaces.Box):
         entries[name] = Space(tuple(one.space.shape), "float32")
-        low, high = _reach(one.space)
+        low, high = reach(one.space.low, one.space.high)
         middle, half = (high + low) / 2, (high - low) / 2
         flat = lambda numbers: np.clip(np.reshape(numbers[name], low.shape), -1.0, 1.0)  # noqa: E731
         return lambda numbers: one.write(np.clip(middle + half * flat(numbers), low, high))
@@ -139,9 +139,9 @@ def _writer(space: spaces.Space, name: str, entries: dict[str, Space]) -> Callab
     return lambda numbers: one.write(np.array([numbers[each] for each in names]))
 
 
-def _reach(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+def reach(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest action; an infinite bound counts as 2 from the other one, two as -1 and 1."""
-    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     below, above = np.isfinite(low), np.isfinite(high)
     least = np.where(below, low, np.where(above, high - 2, -1.0))
     return least, np.where(above, high, np.where(below, low + 2, 1.0))

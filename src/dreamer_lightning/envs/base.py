@@ -153,12 +153,11 @@ def specs_of(env: EnvBase) -> Specs:
     for name in obs.keys() & known["facts"].keys():
         facts = {key: value for key, value in known["facts"][name].items() if key in ("start", "source")}
         obs[name] = replace(obs[name], **facts)
-    native = known.get("native") or {}
     if known["actions"]:
-        return Specs(obs, dict(known["actions"]), native)
+        return Specs(obs, dict(known["actions"]), known["native"])
     actions = _action_spaces(env.full_action_spec["action"], lead)
     starts = zip(sorted(actions), known["starts"], strict=False)
-    return Specs(obs, actions | {name: replace(actions[name], start=start) for name, start in starts}, native)
+    return Specs(obs, actions | {name: replace(actions[name], start=start) for name, start in starts}, known["native"])
 
 
 def told(env: EnvBase) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def told(env: EnvBase) -> dict[str, Any]:
             env = env.base_env
         seats = vars(env).get("seats")
         found = seats[0].ask("told") if seats and hasattr(seats[0], "ask") else None
-        return found or {"facts": {}, "starts": [], "actions": None}
+        return found or {"facts": {}, "starts": [], "actions": None, "native": {}}
     return {"facts": wire.facts, "starts": wire.starts, "actions": wire.actions, "native": wire.native}
 
 

@@ -29,6 +29,7 @@ from torchrl.data import (
 from torchrl.envs import EnvBase, Transform
 from torchrl.envs.utils import step_mdp
 
+from dreamer_lightning.envs.actions import reach
 from dreamer_lightning.envs.pictures import Channels, picture_of
 from dreamer_lightning.types import LOG_PREFIX, WIRE, Layout, UserError
 
@@ -288,22 +289,25 @@ def _action(spec: TensorSpec) -> tuple[TensorSpec, Callable[[Tensor], Tensor]]:
             f"env: an action of type {type(spec).__name__}, {dtype} is not supported; use floats or classes"
         )
     wire = Bounded(-1.0, 1.0, shape=(shape.numel(),), dtype=torch.float32)
-    low, high = torch.full(shape, -1.0, dtype=dtype), torch.full(shape, 1.0, dtype=dtype)
-    if isinstance(spec, Bounded):
-        bounds = spec.space.low.expand(shape), spec.space.high.expand(shape)
-        below, above = (bound.abs() < _HUGE for bound in bounds)  # which ones are finite
-        low = torch.where(below, bounds[0], torch.where(above, bounds[1] - 2, low))
-        high = torch.where(above, bounds[1], torch.where(below, bounds[0] + 2, high))
+    low, high = (torch.from_numpy(bound).to(dtype) for bound in reach(*_bounds(spec)))
     middle, half = (high + low) / 2, (high - low) / 2
     # The last clip is for rounding: -3.3 may become -3.3000002, which the environment's own check refuses.
     return wire, lambda a: torch.addcmul(middle, a.clamp(-1.0, 1.0).to(dtype).reshape(shape), half).clamp(low, high)
 
 
+def _bounds(spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of a continuous action, infinite where TorchRL's spec has none."""
+    if not isinstance(spec, Bounded):
+        return np.full(spec.shape, -np.inf), np.full(spec.shape, np.inf)
+    ends = (bound.expand(spec.shape).double() for bound in (spec.space.low, spec.space.high))
+    low, high = (torch.where(x.abs() < _HUGE, x, x.sign() * torch.inf).numpy() for x in ends)
+    return low, high
+
+
 def _native(spec: TensorSpec) -> dict[str, Any]:
     """What ``envs.actions.describe`` says of the space that TorchRL's spec stands for; empty where it is another."""
     if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
-        bounds = (spec.space.low.expand(spec.shape), spec.space.high.expand(spec.shape))
-        low, high = (torch.where(x.abs() < _HUGE, x, x.sign() * torch.inf).tolist() for x in bounds)
+        low, high = (bound.tolist() for bound in _bounds(spec))
         return {"kind": "Box", "low": low, "high": high, "dtype": str(spec.dtype).removeprefix("torch.")}
     one = isinstance(spec, Categorical) and not isinstance(spec, MultiCategorical) and spec.shape.numel() == 1
     return {"kind": "Discrete", "n": int(spec.space.n), "start": 0} if one else {}

@@ -6,7 +6,7 @@ export const css = (name) => getComputedStyle(document.documentElement).getPrope
 // One chart: lines [{values, from, color, alpha, width}], a cursor and the place where the dream begins.
 export function chart(canvas, title, lines, {end, cursor, start, range}) {
   const ctx = canvas.getContext('2d'), {width: w, height: h} = canvas;
-  const left = 62, top = 34, bottom = h - 26, right = w - 12;
+  const left = 78, top = 34, bottom = h - 26, right = w - 12;
   const all = lines.flatMap((line) => line.values).filter((value) => value !== null && Number.isFinite(value));
   let low = Math.min(...all), high = Math.max(...all);
   if (!all.length) [low, high] = [0, 1];
