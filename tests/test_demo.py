@@ -194,7 +194,7 @@ CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-brows
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_the_page_plays_pauses_and_is_taken_over(server, width, scheme):
-    api = pytest.importorskip("playwright.sync_api")
+    api = pytest.importorskip("playwright.sync_api", reason='pip install ".[browser]"')
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
