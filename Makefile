@@ -3,7 +3,8 @@
 # make demo                               a trained agent's dreams in the browser
 # make test                               the tests, in the same environment with the test extra
 # make lint                               ruff and the type checker
-# make docs                               draws the pictures of the package's rooms and of a dream
+# make docs                               builds the documentation site: open site/index.html
+# make pictures                           draws the pictures of the package's rooms, of a dream and of the lessons
 # make bench                              how fast this machine trains, and where the time goes
 
 VENV   ?= .venv
@@ -13,7 +14,7 @@ PYTEST ?=
 PYTHON ?=
 BIN    := $(VENV)/bin
 
-.PHONY: train demo test lint docs bench clean
+.PHONY: train demo test lint docs pictures bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m dreamer_lightning fit --config $(CONFIG) $(ARGS)
@@ -30,7 +31,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy src
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build $(ARGS)
+
+pictures: $(VENV)/.installed
 	$(BIN)/python docs/draw_house.py
 	$(BIN)/python docs/draw_dream.py
 
@@ -57,5 +61,9 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@ $(VENV)/.installed
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build site dist src/*.egg-info

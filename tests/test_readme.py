@@ -13,7 +13,10 @@ from dreamer_lightning import config, configfiles
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
 COMMANDS = "fit|evaluate|dream|demo|export|bench|parity|compare|sweep|yardstick|diagnose"
 # what stands for words of the reader's, or is told of because it is refused
 READERS = r"\.\.\.|\b(NAME|OPTS|FILE|N)\b|corridor|fourier|--resume$|--episodes|--help|--list|\.help"
@@ -87,7 +90,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    folder = (ROOT / page).parent
     links = re.findall(r"\]\(((?!http)[^)#]+)\)", PAGES[page])
     assert [link for link in links if not (folder / link).exists()] == []
 
