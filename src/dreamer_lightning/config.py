@@ -55,6 +55,7 @@ def function_of(command: Command) -> Callable:
 
 def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTERNAL) -> Any:
     """A flat parser of the functions' signatures (below subcommands, interpolation would ignore overrides)."""
+    import numpy as np
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
@@ -63,6 +64,9 @@ def make_parser(name: str, functions: Sequence[Callable], skip: set[str] = INTER
 
     register_type(Count, serializer=int, deserializer=Count, fail_already_registered=False)
     register_type(Duration, serializer=float, deserializer=Duration, fail_already_registered=False)
+    number, array = lambda x: np.float32(float(x)), lambda x: np.asarray(x, np.float32)  # noqa: E731
+    register_type(np.floating, float, number, fail_already_registered=False)  # gymnasium's wrappers ask for these
+    register_type(np.ndarray, np.ndarray.tolist, array, fail_already_registered=False)
     parser = ArgumentParser(
         prog=f"dreamer-lightning {name}",
         usage=f"dreamer-lightning {name} [--OPTION VALUE ...]",

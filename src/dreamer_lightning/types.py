@@ -74,6 +74,7 @@ class Space:
         classes: number of classes of a discrete entry, 0 if continuous.
         start: the number that stands for class 0 in the environment itself; nested lists where entries differ.
         source: what the environment itself says of it, in words.
+        scale: black and white of a picture that is not uint8 in the environment itself.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +82,7 @@ class Space:
     classes: int = 0
     start: Any = field(default=0, compare=False)
     source: str = field(default="", compare=False)
+    scale: Any = field(default=None, compare=False)
 
     @property
     def discrete(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamer_lightning.envs.actions import described, speaker
-from dreamer_lightning.envs.pictures import resize
+from dreamer_lightning.envs.pictures import joined, resize, to_bytes
 from dreamer_lightning.types import Space, Specs, UserError
 
 Arrays = dict[str, np.ndarray]
@@ -22,7 +22,7 @@ def to_tensors(specs: Specs, obs: Arrays | np.ndarray, n: int, device: torch.dev
     Args:
         specs: what the agent was trained on.
         obs: by name, nested or not; a lone observation needs no name. What the agent does not see is left out. Images
-            are uint8 of any size, with channels last, first, or none.
+            are of any size, with channels last, first, or none, in the environment's own numbers.
         n: environments.
         device: where they go.
 
@@ -42,6 +42,8 @@ def to_tensors(specs: Specs, obs: Arrays | np.ndarray, n: int, device: torch.dev
                 raise UserError(
                     f"obs: {name} holds {np.asarray(obs[name]).tolist()}; the space is {space.source or space}"
                 )
+        if space.image and space.scale is not None:
+            array = to_bytes(array, *space.scale)
         array = array.astype(space.dtype)
         if space.image:
             array = picture(array, space)
@@ -70,6 +72,8 @@ def picture(array: np.ndarray, space: Space) -> np.ndarray:
     if array.shape[-1] != channels:
         first = array.ndim >= 3 and array.shape[-3] == channels
         array = np.moveaxis(array, -3, -1) if first else array[..., None] if channels == 1 else array
+    if array.ndim > 3 and array.shape[-1] != channels == array.shape[-1] * array.shape[-4]:
+        array = joined(array)
     if array.ndim > 3:
         return np.stack([picture(each, space) for each in array])
     return resize(array, height) if array.ndim == 3 else array

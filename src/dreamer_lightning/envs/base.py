@@ -151,7 +151,7 @@ def specs_of(env: EnvBase) -> Specs:
     }
     known = told(env)
     for name in obs.keys() & known["facts"].keys():
-        facts = {key: value for key, value in known["facts"][name].items() if key in ("start", "source")}
+        facts = {key: value for key, value in known["facts"][name].items() if key in ("start", "source", "scale")}
         obs[name] = replace(obs[name], **facts)
     if known["actions"]:
         return Specs(obs, dict(known["actions"]), known["native"])

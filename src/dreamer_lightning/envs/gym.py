@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -30,6 +30,9 @@ class GymSuite(Suite):
         channels: where images have their channels: last (64, 64, 3), first (3, 64, 64), or as their shape says (auto).
         kinds: what observations are taken for by name, where their shape and bounds say it wrongly: ``image``,
             ``numbers``, or the number of classes of each entry.
+        wrappers: gymnasium wrappers by class_path and init_args (or functions of an environment), the innermost first;
+            they see every step of the simulator. Give yours ``get_state`` and ``set_state`` if a run shall resume
+            within an episode.
     """
 
     def __init__(
@@ -37,13 +40,17 @@ class GymSuite(Suite):
         log_info: Sequence[str] = (),
         channels: Channels = "auto",
         kinds: Mapping[str, Literal["image", "numbers"] | int] | None = None,
+        wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] = (),
         **options: Any,
     ):
         super().__init__(**options)
         self.log_info, self.channels, self.kinds = listed(log_info), channels, dict(kinds or {})
+        self.wrappers = list(wrappers)
 
     def wire(self, env: gymnasium.Env, seed: int, repeat: int = 1) -> EnvBase:
         """A gymnasium environment on the wire: checked and flattened, TorchRL's wrapper, our one transform."""
+        for wrap in self.wrappers:
+            env = _wrapped(wrap, env)
         strict = Strict(env, self.log_info, self.image_size, self.hidden, self.channels, self.kinds)
         strict.reset(seed=seed)
         wrapped = GymWrapper(strict, frame_skip=repeat, categorical_action_encoding=True)
@@ -113,6 +120,19 @@ class Gym(GymSuite):
             if "unexpected keyword" in str(error):
                 raise UserError(f"env.kwargs: {self.task} does not take {self.kwargs}: {line(error)}") from error
             raise UserError(f"env.task: {self.task} cannot be made: {type(error).__name__}: {line(error)}") from error
+
+
+def _wrapped(wrap: Callable[[gymnasium.Env], gymnasium.Env], env: gymnasium.Env) -> gymnasium.Env:
+    kinds = [part for part in getattr(wrap, "args", ()) if isinstance(part, type)]  # what a config names is a partial
+    name = getattr([*kinds, wrap][0], "__name__", type(wrap).__name__)
+    try:
+        wrapped = wrap(env)
+    except Exception as error:
+        why = line(error) or type(error).__name__
+        raise UserError(f"env.wrappers: {name} does not fit {type(env.unwrapped).__name__}: {why}") from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise UserError(f"env.wrappers: {name} makes a {type(wrapped).__name__}; it must be a gymnasium.Env")
+    return wrapped
 
 
 def _rendered(env: gymnasium.Env) -> np.ndarray:

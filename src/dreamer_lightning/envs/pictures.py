@@ -12,7 +12,10 @@ SIDE = 16  # pixels: what has a shorter side is a table
 
 
 class Picture(NamedTuple):
-    """How pictures arrive: with channels first or last (or none), and the numbers that are black and white."""
+    """How pictures arrive: with channels first or last (or none), and the numbers that are black and white.
+
+    Four dimensions are frames, the oldest first, whose channels lie behind one another on the wire.
+    """
 
     shape: tuple[int, ...]
     first: bool = False
@@ -22,14 +25,18 @@ class Picture(NamedTuple):
     def wire(self, value: np.ndarray, size: int) -> np.ndarray:
         """A picture as uint8 [height, width, channels], resized to ``size`` unless that is 0; always a copy."""
         if value.dtype != np.uint8 or (self.low, self.high) != (0.0, 255.0):
-            share = (np.clip(value, self.low, self.high).astype(np.float32) - self.low) / (self.high - self.low)
-            value = np.rint(255.0 * share).astype(np.uint8)
-        return resize(np.moveaxis(value, 0, -1) if self.first else value, size)
+            value = to_bytes(value, self.low, self.high)
+        value = np.moveaxis(value, -3, -1) if self.first else value
+        if value.ndim == 4:
+            value = joined(value)
+        return resize(value, size)
 
     def wire_shape(self, size: int) -> tuple[int, ...]:
         """Shape of what ``wire`` returns."""
-        shape = (*self.shape[1:], self.shape[0]) if self.first else (*self.shape, 1)[:3]
-        return (size, size, shape[2]) if size else shape
+        frame = self.shape[-3:]
+        height, width, channels = (*frame[1:], frame[0]) if self.first else (*frame, 1)[:3]
+        channels *= self.shape[0] if len(self.shape) == 4 else 1
+        return (size, size, channels) if size else (height, width, channels)
 
 
 def picture_of(
@@ -45,12 +52,25 @@ def picture_of(
         channels: where they are; ``auto`` takes the first axis if it is shorter than both others.
         asked: it is one by the user's word, whatever its sides.
     """
-    if len(shape) not in (2, 3) or not prod(shape) or not (np.isfinite(low) and np.isfinite(high) and low < high):
+    if len(shape) not in (2, 3, 4) or not prod(shape) or not (np.isfinite(low) and np.isfinite(high) and low < high):
         return None
-    first = len(shape) == 3 and (channels == "first" or channels == "auto" and shape[0] < min(shape[1:]))
-    sides = shape[1:] if first else shape[:2]
-    usual = (low, high) == (0, 255) if whole else len(shape) == 3
+    frame = shape[-3:]
+    first = len(frame) == 3 and (channels == "first" or channels == "auto" and frame[0] < min(frame[1:]))
+    sides = frame[1:] if first else frame[:2]
+    usual = (low, high) == (0, 255) if whole else len(frame) == 3
+    usual = usual and (len(shape) < 4 or shape[0] < min(sides))  # a few frames; what is as deep as wide is no film
     return Picture(shape, first, float(low), float(high)) if asked or usual and min(sides) >= SIDE else None
+
+
+def to_bytes(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Numbers from black to white as uint8."""
+    return np.rint(255.0 * (np.clip(value, low, high).astype(np.float32) - low) / (high - low)).astype(np.uint8)
+
+
+def joined(frames: np.ndarray) -> np.ndarray:
+    """Frames [*b, k, h, w, c] as one picture [*b, h, w, k*c], the first frame's channels first."""
+    moved = np.moveaxis(frames, -4, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -230,8 +230,10 @@ def reader(name: str, space: spaces.Space, image_size: int, channels: Channels =
     if picture is not None:
         source += ", channels first" if picture.first else ""
         wire = spaces.Box(0, 255, picture.wire_shape(image_size), np.uint8)
+        plain = space.dtype == np.uint8 and (low, high) == (0, 255)
+        facts = {"image": True, "source": source, "scale": None if plain else [float(low), float(high)]}
         held = (None, None) if space.dtype == np.uint8 else (low, high)
-        return Reader(wire, lambda x: picture.wire(x, image_size), {"image": True, "source": source}, *held)
+        return Reader(wire, lambda x: picture.wire(x, image_size), facts, *held)
     if kind == "image":
         raise UserError(f"env.kinds: {name!r} cannot be an image: shape {space.shape}, from {low:g} to {high:g}")
     whole = np.issubdtype(space.dtype, np.integer)

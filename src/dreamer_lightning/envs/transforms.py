@@ -263,6 +263,7 @@ def _observation(
         picture = picture_of(tuple(shape), low, high, whole, channels, spec.dtype == torch.uint8)
         if picture is not None and high < _HUGE:
             known["source"] += ", channels first" if picture.first else ""
+            known["scale"] = None if spec.dtype == torch.uint8 and (low, high) == (0, 255) else [low, high]
             wire = Bounded(0, 255, shape=picture.wire_shape(image_size), dtype=torch.uint8)
             return wire, lambda x: torch.from_numpy(picture.wire(x.numpy(), image_size))
     shape = shape if 1 <= len(shape) <= 2 else torch.Size([shape.numel()])

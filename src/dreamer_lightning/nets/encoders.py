@@ -17,6 +17,8 @@ from dreamer_lightning.nets.blocks import MLP, Conv2d, activation, norm_layer
 from dreamer_lightning.ops.scalars import precise, symlog
 from dreamer_lightning.types import LOG_PREFIX, Space, Specs, UserError
 
+LARGE = 4096  # classes up to which an observation is one-hot; more have a learned vector each
+LEARNED = 64  # numbers of that vector
 MAX_VECTOR_DIMS = 2  # entries of more dimensions are images, or nothing that we know
 
 
@@ -29,7 +31,32 @@ class Encoder(nn.Module, ABC):
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]: ...
 
 
-class SymlogMLPEncoder(Encoder):
+class VectorEncoder(Encoder):
+    """Vectors through an MLP; discrete ones one-hot, or by a learned vector for each of more than ``LARGE`` classes."""
+
+    squash: bool  # whether numbers pass through symlog
+
+    def __init__(self, spaces: dict[str, Space], units: int, layers: int, act: str, norm: str, init: str):
+        super().__init__()
+        self.spaces = dict(sorted(spaces.items()))
+        self.small = {name: space for name, space in self.spaces.items() if space.classes <= LARGE}
+        self.large = {name: space for name, space in self.spaces.items() if space.classes > LARGE}
+        self.tables = nn.ModuleList(nn.Embedding(space.classes, LEARNED) for space in self.large.values())
+        size = sum(space.size for space in self.small.values())
+        size += sum(prod(space.shape) * LEARNED for space in self.large.values())
+        self.mlp = MLP(size, units, layers, act, norm, init)
+        self.embed_dim = self.mlp.out_dim
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
+        parts = [concat_vectors(obs, self.small, self.squash)] if self.small else []
+        for table, (name, space) in zip(self.tables, self.large.items(), strict=True):
+            x = obs[name].reshape(*obs[name].shape[: obs[name].ndim - len(space.shape)], prod(space.shape))
+            known = (x >= 0).all(-1, keepdim=True)
+            parts.append(table(x.clamp(min=0)).flatten(-2) * known)
+        return self.mlp(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
+
+
+class SymlogMLPEncoder(VectorEncoder):
     """Vectors through symlog (discrete ones one-hot) and an MLP (DreamerV3).
 
     Args:
@@ -41,6 +68,8 @@ class SymlogMLPEncoder(Encoder):
         init: initialiser of the kernels.
     """
 
+    squash = True
+
     def __init__(
         self,
         spaces: dict[str, Space],
@@ -51,16 +80,10 @@ class SymlogMLPEncoder(Encoder):
         norm: str = "rms",
         init: str = "trunc_normal_in",
     ):
-        super().__init__()
-        self.spaces = dict(sorted(spaces.items()))
-        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm, init)
-        self.embed_dim = self.mlp.out_dim
-
-    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
-        return self.mlp(concat_vectors(obs, self.spaces, squash=True))
+        super().__init__(spaces, units, layers, act, norm, init)
 
 
-class MLPEncoder(Encoder):
+class MLPEncoder(VectorEncoder):
     """Vectors as they are (discrete ones one-hot) through an MLP (DreamerV2).
 
     Args:
@@ -72,6 +95,8 @@ class MLPEncoder(Encoder):
         init: initialiser of the kernels; V1 and V2 have ``glorot``.
     """
 
+    squash = False
+
     def __init__(
         self,
         spaces: dict[str, Space],
@@ -82,13 +107,7 @@ class MLPEncoder(Encoder):
         norm: str = "none",
         init: str = "glorot",
     ):
-        super().__init__()
-        self.spaces = dict(sorted(spaces.items()))
-        self.mlp = MLP(sum(space.size for space in spaces.values()), units, layers, act, norm, init)
-        self.embed_dim = self.mlp.out_dim
-
-    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*b e"]:
-        return self.mlp(concat_vectors(obs, self.spaces, squash=False))
+        super().__init__(spaces, units, layers, act, norm, init)
 
 
 class MaxPoolEncoder(Encoder):
@@ -238,7 +257,9 @@ def image_size(spaces: dict[str, Space]) -> tuple[int, int]:
     sizes = {space.shape[:2] for space in spaces.values()}
     if len(sizes) > 1:
         found = ", ".join(f"{name} {space.shape[0]}x{space.shape[1]}" for name, space in spaces.items())
-        raise UserError(f"images of one network must share their size, got {found}; choose one with keys")
+        raise UserError(
+            f"images of one network must share their size, got {found}; set env.image_size, or choose with keys"
+        )
     height, width = sizes.pop()
     return height, width
 

@@ -7,6 +7,7 @@ control are known. Everything else has no state that could be saved: it begins a
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _CARRIED = {
     "TimeLimit": ("_elapsed_steps",),
     "OrderEnforcing": ("_has_reset",),
     "Strict": ("steps",),
+    "FrameStackObservation": ("obs_queue", "padding_value"),
     **dict.fromkeys(
         (
             "PassiveEnvChecker",
@@ -109,7 +111,7 @@ def _offers(env: Any) -> bool:
 
 
 def packed(value: Any) -> Any:
-    """Numpy arrays and scalars as bytes with their type, in nested lists, tuples and dicts.
+    """Numpy arrays and scalars as bytes with their type, in nested lists, tuples, queues and dicts.
 
     Raises:
         NoState: something else than numbers, strings, arrays and tensors is in it.
@@ -123,6 +125,8 @@ def packed(value: Any) -> Any:
         return {"numpy": kind, "dtype": array.dtype.str, "shape": list(array.shape), "data": data}
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return type(value)(packed(item) for item in value)
+    if isinstance(value, deque):
+        return {"deque": packed(list(value)), "maxlen": value.maxlen}
     if isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
         return {key: packed(item) for key, item in value.items()}
     raise NoState(f"{type(value).__name__} is no plain value")
@@ -135,6 +139,8 @@ def unpacked(value: Any) -> Any:
             data = value["data"].numpy().tobytes() if 0 not in value["shape"] else b""
             array = np.frombuffer(data, value["dtype"]).reshape(value["shape"]).copy()
             return array if value["numpy"] == "array" else array[()]
+        if set(value) == {"deque", "maxlen"}:
+            return deque(unpacked(value["deque"]), value["maxlen"])
         return {key: unpacked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(unpacked(item) for item in value)
