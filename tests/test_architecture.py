@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "workshop"},
     "configfiles": NOUNS | {"agents", "migration"},
     "explain": NOUNS | {"migration"},
-    "arguments": NOUNS | {"configfiles", "explain", "commands", "migration"},
+    "arguments": NOUNS | {"configfiles", "explain", "commands", "migration", "store"},  # a copy to resume from
     "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration"},
     "cli": NOUNS | {"", "arguments", "config", "configfiles", "kernels", "commands"},
     "__main__": {"cli"},

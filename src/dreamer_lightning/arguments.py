@@ -173,6 +173,9 @@ def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
     names = [value for (_, value), yes in zip(words, is_config, strict=True) if yes]
     words = [word for word, yes in zip(words, is_config, strict=True) if not yes]
     given = {option: value for option, value in words}
+    if "://" in (given.get("--resume") or ""):
+        words = fetched(words)
+        given = {option: value for option, value in words}
     resume = given.get("--resume")
     if None in names:
         raise UserError("--config: needs a file after it")
@@ -194,6 +197,18 @@ def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
         folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys([*told, *folders])]
         words = [word for word in words if word[0] != "--import_from"] + [("--import_from", json.dumps(folders))]
     return [*(("--config", configfiles.for_parser(path)) for path in paths), *words], folders
+
+
+def fetched(words: Words) -> Words:
+    """Bring a run that ``Mirror`` copied to a URL back to a folder, and resume that: of ``--run_dir``, or runs/NAME."""
+    from dreamer_lightning.store.mirror import Copy
+
+    given = {option: value or "" for option, value in words}
+    copy = Copy(given["--resume"], "--resume")
+    folder = copy.fetch(Path(given.get("--run_dir") or Path("runs") / Path(copy.url).name))
+    print(f"note: copied {copy.url} to {folder}", file=sys.stderr)
+    others = [word for word in words if word[0] not in ("--resume", "--run_dir")]
+    return [*others, ("--resume", str(folder))]
 
 
 def with_classes(words: Words, options: list[Option]) -> Words:

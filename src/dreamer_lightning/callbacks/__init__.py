@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.callbacks.health import Health
     from dreamer_lightning.callbacks.memory import Memory
     from dreamer_lightning.callbacks.metrics import Metrics
+    from dreamer_lightning.callbacks.mirror import Mirror
     from dreamer_lightning.callbacks.peers import Peers
     from dreamer_lightning.callbacks.progress import Progress
     from dreamer_lightning.callbacks.signals import Signals
@@ -33,6 +34,7 @@ __all__ = [
     "Health",
     "Memory",
     "Metrics",
+    "Mirror",
     "Peers",
     "Progress",
     "Signals",

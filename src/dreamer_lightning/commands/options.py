@@ -85,7 +85,8 @@ class RunOptions(Flat):
     Args:
         seed: of networks, environments, replay and noise; each has its own generator.
         run_dir: folder of this run; None: runs/TASK-SIZE-sSEED-TIME below the current folder.
-        resume: run folder to go on with, under its own config; options such as --env_steps may extend it.
+        resume: run folder to go on with, under its own config; options such as --env_steps may extend it. The URL of a
+            copy by Mirror is brought to --run_dir first.
         init_from: run folder or checkpoint file whose weights are loaded where they fit.
         import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
     """
