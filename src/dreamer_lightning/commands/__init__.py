@@ -58,6 +58,12 @@ _OWN = (
     Command("dream", "imagine from a trained agent's world model, beside reality", f"{_HERE}.dream:dream", words="run"),
     Command("demo", "watch an agent and its dreams in the browser, and take the controls", _DEMO, words="run"),
     Command("export", "write a trained agent's acting step to a file of its own (ONNX)", _EXPORT, words="run"),
+    Command(
+        "check-env",
+        "play an environment against what training asks of it: CONFIG, ID or module:Class",
+        f"{_HERE}.check_env:check_env",
+        rest="target",
+    ),
     Command("agents", "list the trained agents that come with the package", f"{_HERE}.agents:agents"),
     Command(
         "parity",

@@ -76,13 +76,17 @@ def probe(env: EnvFactory, seed: int) -> Specs:
     return specs
 
 
-def taken(specs: Specs, encoder: nn.Module) -> str:
-    """What the observations and actions are taken for, and which network reads each, in a line."""
+def networks_of(encoder: nn.Module) -> dict[str, str]:
+    """The class of the network that reads each observation, by name."""
     parts = getattr(encoder, "parts", [encoder])
-    networks = {
+    return {
         name: type(part).__name__ for part in parts for name in getattr(part, "keys", ()) or getattr(part, "spaces", ())
     }
-    words = []
+
+
+def taken(specs: Specs, encoder: nn.Module) -> str:
+    """What the observations and actions are taken for, and which network reads each, in a line."""
+    networks, words = networks_of(encoder), []
     for name, space in specs.obs.items():
         source = f" from {space.source}" if space.source else ""
         words.append(f"{name} is {space.words}{source} ({networks.get(name, 'no network')})")
