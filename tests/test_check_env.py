@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from dreamer_lightning import cli
-from dreamer_lightning.commands.check_env import check_env, words_of_fit
+from dreamer_lightning.arguments import with_environment
 from dreamer_lightning.envs import Custom, Gym
 from dreamer_lightning.envs.contract import examine
 
@@ -106,17 +106,20 @@ def test_states_wrappers_and_pickling():
     )
 
 
+GYM, OWN = "dreamer_lightning.envs.Gym", "dreamer_lightning.envs.Custom"
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (["dmc.yaml", "--env.task", "cheetah_run"], ["dmc.yaml", "--env.task", "cheetah_run"]),
-        (["Pendulum-v1"], ["gym.yaml", "--env.task", "Pendulum-v1"]),
-        (["pkg.envs:Thing-v3"], ["gym.yaml", "--env.task", "pkg.envs:Thing-v3"]),
-        (["mine:Env"], ["gym.yaml", "--env", "dreamer_lightning.envs.Custom", "--env.path", "mine:Env"]),
+        ([("", "dmc.yaml"), ("--env.task", "x")], [("", "dmc.yaml"), ("--env.task", "x")]),
+        ([("", "A-v1")], [("--config", "gym.yaml"), ("--env", GYM), ("--env.task", "A-v1")]),
+        ([("", "pkg.envs:A-v3")], [("--config", "gym.yaml"), ("--env", GYM), ("--env.task", "pkg.envs:A-v3")]),
+        ([("", "small.yaml"), ("", "a:B")], [("--env", OWN), ("--env.path", "a:B"), ("", "small.yaml")]),
     ],
 )
 def test_what_may_be_named(typed, words):
-    assert words_of_fit(typed) == words
+    assert with_environment(typed) == words
 
 
 def test_the_command_prints_both_tables_and_its_exit_code(capsys):
@@ -127,11 +130,12 @@ def test_the_command_prints_both_tables_and_its_exit_code(capsys):
     assert cli.main(["check-env", "test_check_env:Walk", "--steps", "30", "--env.kwargs", "{bad: raise}"]) == 1
     capsys.readouterr()
     assert cli.main(["check-env"]) == 2
-    assert "name a config" in capsys.readouterr().err
+    assert "check-env needs a config, an id or module:Class" in capsys.readouterr().err
 
 
-def test_what_cannot_be_made_is_one_row():
-    outcome = check_env(["envs_samples:FourValues"], steps=5)
-    assert outcome.code == 1
-    assert "five values" in outcome.text
-    assert check_env(["envs_samples:NoSeed"], steps=5).code == 1
+@pytest.mark.parametrize(("kind", "word"), [("FourValues", "terminated,"), ("NoSeed", "seed=None")])
+def test_what_breaks_the_api_is_told_in_its_row(kind, word, capsys):
+    assert cli.main(["check-env", f"envs_samples:{kind}", "--steps", "5"]) == 1
+    said = capsys.readouterr().out
+    assert "│ wrong │" in said
+    assert word in said

@@ -104,6 +104,8 @@ def rewrite(command: Command, args: Sequence[str]) -> tuple[list[str], list[str]
         words, notes = migration.flags(words)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
+    if command.names_env:
+        words = with_environment(words)
     if command.rest:
         words = pass_on(words, names, command.rest)
     if command.words:
@@ -163,6 +165,19 @@ def place(words: Words, name: str, many: bool) -> Words:
     return [*others, *((f"--{name}", value) for value in given[:1])]
 
 
+def with_environment(words: Words) -> Words:
+    """A word that is no config, as the options that name its environment; gymnasium's ids end in -v0 and the like."""
+    loose = [value or "" for option, value in words if not option and not configfiles.is_named(value or "")]
+    if not loose:
+        return words
+    others = [word for word in words if word != ("", loose[0])]
+    based = any(option == "--config" or not option and value not in loose for option, value in others)
+    own = ":" in loose[0] and not re.search(r"-v\d+$", loose[0])
+    kind, name = ("Custom", "--env.path") if own else ("Gym", "--env.task")
+    named: Words = [("--env", f"dreamer_lightning.envs.{kind}"), (name, loose[0])]
+    return [*([] if based else [("--config", "gym.yaml")]), *named, *others]
+
+
 def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
     """Find the configs, and take a resumed run's own.
 
@@ -191,7 +206,8 @@ def with_configs(command: Command, words: Words) -> tuple[Words, list[str]]:
     if not any(option in HELP or option.endswith(".help") for option in given):
         if len(paths) == 1 and resume is None:
             shipped = ", ".join(configfiles.presets())
-            raise UserError(f"{command.name} needs a config: --config NAME, one of {shipped}")
+            or_env = ", an id or module:Class" * command.names_env
+            raise UserError(f"{command.name} needs a config{or_env}: --config NAME, one of {shipped}")
         imports = [value or "" for option, value in words if option == "--import_from"]
         told = sum([json.loads(value) if value.startswith("[") else [value] for value in imports], [])
         folders = [str(Path(folder).expanduser().absolute()) for folder in dict.fromkeys([*told, *folders])]

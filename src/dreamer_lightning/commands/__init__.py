@@ -31,6 +31,7 @@ class Command:
         takes: another command whose options it takes too; its function gets them as one dict, ``options``.
         configs: the configs that it starts from when none is named; empty: one must be named; None: it takes none.
         resumes: whether it can go on with a run.
+        names_env: whether a word that is no config names an environment: an id of gymnasium's, or module:Class.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Command:
     takes: str = ""
     configs: tuple[str, ...] | None = None
     resumes: bool = False
+    names_env: bool = False
 
 
 _HERE = "dreamer_lightning.commands"
@@ -62,7 +64,9 @@ _OWN = (
         "check-env",
         "play an environment against what training asks of it: CONFIG, ID or module:Class",
         f"{_HERE}.check_env:check_env",
-        rest="target",
+        takes="fit",
+        configs=(),
+        names_env=True,
     ),
     Command("agents", "list the trained agents that come with the package", f"{_HERE}.agents:agents"),
     Command(

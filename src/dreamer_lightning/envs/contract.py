@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase, TransformedEnv, check_env_specs
 
 from dreamer_lightning.envs.base import EnvFactory, specs_of, step
 from dreamer_lightning.envs.strict import Strict, flatten, line
+from dreamer_lightning.types import UserError
 
 ALIKE = 200  # decisions over which two environments are compared
 SLOW = 100.0  # decisions a second
@@ -58,8 +59,8 @@ def examine(factory: EnvFactory, steps: int, seed: int) -> list[Finding]:
             found += check(factory, steps, seed)
         except (Exception, SystemExit) as error:
             mend = "--faults.numbers mask plays on with 0 in its place" if "NaN" in str(error) else ""
-            what = line(error) or "no message"
-            found.append(Finding(name, "wrong", what if mend else f"{type(error).__name__}: {what}", mend))
+            what = line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {line(error)}"
+            found.append(Finding(name, "wrong", what, mend))
     return found
 
 
