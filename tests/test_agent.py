@@ -16,6 +16,7 @@ from dreamer_lightning.agent import Agent
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs import Custom, specs_of
 from dreamer_lightning.nets.rssm import BlockRSSM
+from dreamer_lightning.planning import CEM
 from dreamer_lightning.types import Space, Specs, UserError
 from dreamer_lightning.world_model import WorldModel
 
@@ -59,6 +60,23 @@ def test_act_takes_one_environment_or_several(agent):
         assert (actions >= 0).all()
         assert (np.asarray(actions).reshape(4, -1) < [5] if kind == "discrete" else actions < [3, 2]).all()
     assert not state["is_first"].any()
+
+
+@pytest.mark.parametrize("horizon", [2, 3])
+def test_a_planner_acts_in_place_of_the_policy(agent, horizon):
+    """The state keeps its plan; the policy may act between, or a planner of another horizon."""
+    planner = CEM(samples=16, rounds=1, elites=4, horizon=2, policy_plans=4)
+    action, state = agent.act(observe(4), agent.initial(4), planner=planner)
+    assert action.shape == agent.act(observe(4), agent.initial(4))[0].shape
+    assert state["plan"].shape == (4, 2, agent.specs.action_dim)
+    _, between = agent.act(observe(4), state)
+    assert "plan" not in between
+    other = CEM(samples=16, rounds=1, elites=4, horizon=horizon, policy_plans=4)
+    for before in (state, between):
+        _, after = agent.act(observe(4), agent.reset(before, [True, False, False, True]), planner=other)
+        assert after["plan"].shape[1] == horizon
+    with pytest.raises(UserError, match="'mpi' is none of"):
+        agent.act(observe(4), state, planner="mpi")
 
 
 def test_the_state_remembers_where_an_episode_begins():

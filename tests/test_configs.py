@@ -19,6 +19,7 @@ NAME_MODULES = (
     "networks.yaml",
     "dreamer_v2_atari.yaml",
     "faithful.yaml",
+    "r2dreamer.yaml",
     "small.yaml",
 )  # overlays that are no mere sizes
 WALKER = Specs(

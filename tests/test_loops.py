@@ -120,6 +120,20 @@ def test_dreaming(sizes, layers, rows, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_dreaming_under_given_actions(sizes, rows, monkeypatch):
+    rssm, seen, generator = make(sizes), calls(monkeypatch, loops.DreamLoop, "step"), torch.Generator().manual_seed(1)
+    start, noise = rssm.initial(rows).map(lambda x: x + 0.1), rssm.noise(rows, 5, generator=generator)
+    action = 2 * torch.randn(rows, 5, rssm.action_dim, generator=generator)
+    with torch.no_grad():
+        got, want = rssm.unroll(start, action, noise), plain(rssm).unroll(start, action, noise)
+    assert len(seen) == 5
+    assert torch.equal(got.stoch, want.stoch)
+    assert got.feat.shape == want.feat.shape == (rows, 6, got.deter.shape[-1] + got.stoch.shape[-1])
+    assert (got.deter - want.deter).norm() <= 3e-6 * want.deter.norm()
+
+
+@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("layers", [0, 1, 3])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_retracing(sizes, layers, rows, monkeypatch):

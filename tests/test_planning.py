@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs import ModelBasedEnvBase
+from torchrl.modules import CEMPlanner, MPPIPlanner
 
 import tiny
 from dreamer_lightning import cli
@@ -32,7 +37,8 @@ class Walk:
 
     def __init__(self, specs: Specs, target: float = 3.0, cont: float = 1.0):
         self.specs, self.target, self.cont = specs, target, cont
-        self.rssm = SimpleNamespace(noise=lambda *shape, generator=None: torch.zeros(*shape, 1))
+        noise = lambda *shape, generator=None: torch.zeros(*shape, 1)  # noqa: E731
+        self.rssm = SimpleNamespace(noise=noise, unroll=self.unroll)
         self.world_model, self.actor_critic = self, SimpleNamespace(value=Value, dream_discount=1.0)
         self.device = torch.device("cpu")
 
@@ -47,6 +53,9 @@ class Walk:
             actions.append(policy(x[-1], step + 1))
         x = torch.stack(x, 1)
         return Latent(x, x[..., :0]), torch.stack(actions, 1)
+
+    def unroll(self, latent, action, noise):
+        return self.imagine(latent, lambda _, step: action[:, min(step, action.shape[1] - 1)], noise)[0]
 
     def retrace(self, latent, action):
         x = [latent.deter[:, 0]]
@@ -101,7 +110,7 @@ def test_the_gradient_refuses_classes():
 
 def test_names():
     assert isinstance(named("mppi"), MPPI)
-    with pytest.raises(UserError, match="'mpi' is none of shooting, cem, mppi, gradient"):
+    with pytest.raises(UserError, match="planner: 'mpi' is none of shooting, cem, mppi, gradient"):
         named("mpi")
 
 
@@ -114,6 +123,61 @@ def test_what_a_plan_is_worth():
     foresee(world, start(0.0), slope, torch.zeros(1, 3, 1), climb=True).sum().backward()
     # dR/da_1 = 2 (3 - 1) + 0.5 2 (3 - 2) + 0.25 2 (3 - 3) = 5; dR/da_2 = 1 + 0 = 1; dR/da_3 = 0
     assert slope.grad.flatten().tolist() == pytest.approx([5.0, 1.0, 0.0])
+
+
+def test_lam_between_counts_the_critic_at_every_step():
+    """Rewards -4 and -1, values 2 and 4: with lam 0.5 it is -4 + 0.5 2 + 0.5 (-1 + 4) = -1.5, with lam 1 it is
+    -4 - 1 + 4 = -1."""
+    world = Walk(LINE)
+    world.actor_critic.value = lambda feat: SimpleNamespace(pred=lambda: 2.0 * feat[..., 0])
+    plans = torch.ones(1, 1, 2, 1)
+    found = [float(foresee(world, start(0.0), plans, torch.zeros(1, 2, 1), lam=lam)) for lam in (0.5, 1.0)]
+    assert found == pytest.approx([-1.5, -1.0])
+
+
+def torchrl_line():
+    """``Walk`` as an environment of TorchRL, for its planners."""
+    move = TensorDictModule(lambda x, action: x + action, ["x", "action"], ["x"])
+    reward = TensorDictModule(lambda x: -((x - 3) ** 2), ["x"], ["reward"])
+
+    class Line(ModelBasedEnvBase):
+        def __init__(self):
+            super().__init__(TensorDictSequential(move, reward))
+            self.observation_spec = self.state_spec = Composite(x=Unbounded((1,)))
+            self.action_spec, self.reward_spec = Bounded(-1, 1, (1,)), Unbounded((1,))
+
+        def _reset(self, tensordict=None):
+            return tensordict
+
+    return Line()
+
+
+def at(*x: float) -> TensorDict:
+    never = torch.zeros(len(x), 1, dtype=torch.bool)
+    return TensorDict({"x": torch.tensor(x)[:, None], "done": never, "terminated": never}, [len(x)])
+
+
+def sum_of_rewards(rollout):
+    total = rollout["next", "reward"].sum(-2, keepdim=True)
+    return rollout.set("advantage", total.expand_as(rollout["next", "reward"]))
+
+
+@pytest.mark.parametrize("rounds", [1, 6])
+@pytest.mark.parametrize("name", ["cem", "mppi"])
+def test_torchrls_planners_move_to_the_same_plans(name, rounds):
+    """One round from the same draws gives the same mean. After more rounds, whose draws differ, both are at the best
+    step. TorchRL's weights are exp(T R): the T that is 1 / (0.5 std R) of our best plans gives ours."""
+    options = {"samples": 256, "elites": 32, "horizon": 3, "policy_plans": 0, "widest": 1.0, "rounds": rounds}
+    torch.manual_seed(0)
+    plan = {"cem": CEM, "mppi": MPPI}[name](**options)(Walk(LINE), start(0.0), torch.zeros(1, 3, 1), None, True)
+    torch.manual_seed(0)
+    size = (3, rounds, 256, 32)
+    if name == "cem":
+        theirs = CEMPlanner(torchrl_line(), *size)
+    else:
+        scale = float(1 / (0.5 * plan.values.topk(32).values.std())) if rounds == 1 else 1.0
+        theirs = MPPIPlanner(torchrl_line(), sum_of_rewards, scale, *size)
+    torch.testing.assert_close(theirs.planning(at(0.0)), plan.action, atol=1e-5 if rounds == 1 else 0.1, rtol=0)
 
 
 @pytest.mark.parametrize("specs", [tiny.SPECS, tiny.DISCRETE], ids=["numbers", "classes"])

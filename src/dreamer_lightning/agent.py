@@ -6,7 +6,7 @@ import json
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.kernels.process import torch_defaults
 from dreamer_lightning.store import atomic, package, runfolder
 from dreamer_lightning.types import Specs, UserError
+
+if TYPE_CHECKING:
+    from dreamer_lightning.planning import Planner
 
 State = dict[str, Tensor]
 log = logging.getLogger("dreamer_lightning")
@@ -117,7 +120,14 @@ class Agent:
         return {**state, "is_first": state["is_first"] | ended}
 
     @torch_defaults()
-    def act(self, obs: Any, state: State, greedy: bool = False, scaled: bool = True) -> tuple[Any, State]:
+    def act(
+        self,
+        obs: Any,
+        state: State,
+        greedy: bool = False,
+        scaled: bool = True,
+        planner: Planner | str | None = None,
+    ) -> tuple[Any, State]:
         """Chooses actions.
 
         Args:
@@ -126,6 +136,8 @@ class Agent:
             state: from ``initial`` where an episode begins, then from ``act``.
             greedy: the most likely action instead of a sample.
             scaled: the action as the environment itself takes it; false: as the package's environments do.
+            planner: looks ahead in place of the policy: one of ``dreamer_lightning.planning``, or the short name of
+                one. The state keeps its plan for the next decision.
 
         Returns:
             The action and the next state. Scaled actions are in the environment's own space: within its bounds, of its
@@ -135,7 +147,12 @@ class Agent:
         """
         device = self.dreamer.device
         tensors, single = to_tensors(self.specs, obs, len(state["is_first"]), device)
-        action, after = self.dreamer.act(tensors, _carried(state), state["is_first"], self.generator, greedy)
+        player: Any = self.dreamer
+        if planner is not None:
+            from dreamer_lightning.planning import Lookahead, named  # most agents never plan
+
+            player = Lookahead(self.dreamer, named(planner))
+        action, after = player.act(tensors, _carried(state), state["is_first"], self.generator, greedy)
         after["is_first"] = torch.zeros_like(state["is_first"])
         if scaled and self.specs.native:
             rows = to_native(self.specs, action)

@@ -13,7 +13,15 @@ from dreamer_lightning.errors import UserError
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CLONE = Path(__file__).resolve().parents[2] / "configs"
 BASE = "networks.yaml"  # what every config lies on
-OVERLAYS = ("debug.yaml", "dreamer_v2_atari.yaml", "faithful.yaml", "fast.yaml", "networks.yaml", "small.yaml")
+OVERLAYS = (
+    "debug.yaml",
+    "dreamer_v2_atari.yaml",
+    "faithful.yaml",
+    "fast.yaml",
+    "networks.yaml",
+    "r2dreamer.yaml",
+    "small.yaml",
+)
 OTHERS = ("sweep.yaml",)  # no configs of fit
 
 

@@ -71,27 +71,30 @@ def dream(
         futures = open_loop(agent.dreamer, reached[0], start, context, length, samples, generator)
         lines = write_pictures(agent, futures, reached, length, generator, agents.home(run))
     table = metric_table({name: value for name, value in errors.items() if name.startswith("openloop/")})
-    return render(table, *(f"wrote {line}" for line in lines))
+    return render(table, *lines)
 
 
 def write_pictures(
     agent: Agent, futures: OpenLoop, episodes: list[Episode], length: int, generator: torch.Generator, folder: Path
 ) -> list[str]:
-    """Plots and videos of the futures, and a video with one dream of each episode; the paths."""
+    """Plots and videos of the futures, and a video with one dream of each episode; a line for each."""
     start, context = futures.start, futures.context
     samples = len(futures.dream["reward"])
     title = f"{agent.env_factory.name}: {samples} futures of {length} steps, after {context} seen (green)"
     figure = dream_figure(agent.specs, futures, title)
-    paths = [str(save_figure(folder / PLOTS / "dream.png", figure))]
+    lines = [f"wrote {save_figure(folder / PLOTS / 'dream.png', figure)}"]
     keys = image_keys(agent.specs, futures)
+    if not futures.decoded:
+        lines.append("no picture of what is seen: the decoder decodes nothing (decoder.keys); rewards and values stay")
     if not keys:
-        return paths
+        return lines
     fitting = [e for e in episodes if start + context <= e.kept]
     each = [open_loop(agent.dreamer, e, start, context, length, 1, generator) for e in fitting]
     for key in keys:
         name = key.replace("/", "_")
         for kind, dreams in (("futures", [futures]), ("episodes", each)):
             video = dream_video(dreams, key)
-            paths.append(str(write_video(folder / VIDEOS / f"dream_{name}_{kind}.mp4", video)))
-        paths.append(str(save_figure(folder / PLOTS / f"dream_{name}.png", film_strip(each[0], key))))
-    return paths
+            lines.append(f"wrote {write_video(folder / VIDEOS / f'dream_{name}_{kind}.mp4', video)}")
+        strip = save_figure(folder / PLOTS / f"dream_{name}.png", film_strip(each[0], key))
+        lines.append(f"wrote {strip}")
+    return lines

@@ -26,7 +26,13 @@ from dreamer_lightning.ops.scalars import precise
 from dreamer_lightning.types import Carried, Latent
 
 MLPS = ("deter_in", "stoch_in", "action_in", "post_mlp", "prior_mlp")
-OWN = ("observe", "observe_packed", "imagine", "retrace")  # methods that are called, and may be replaced in the object
+OWN = (
+    "observe",
+    "observe_packed",
+    "imagine",
+    "unroll",
+    "retrace",
+)  # methods that are called, and may be replaced in the object
 
 
 class Read(NamedTuple):
@@ -162,17 +168,32 @@ class FastBlockRSSM(Twin, BlockRSSM):
         """Without a gradient each state is written where it stays, beside those of its step."""
         if not self.dreams(latent, noise):
             return super().imagine(latent, policy, noise)
-        n, h, _ = noise.shape
-        weights, shape = self.recurrent()
-        loop = loops.DreamLoop(weights, self.prior_weights(), sizes(weights, shape, h, n))
-        feats = latent.deter.new_empty(h + 1, n, self.deter_dim + self.stoch_dim)
-        noise = noise.transpose(0, 1).contiguous()
-        actions = [policy(torch.cat(latent, -1, out=feats[0]), 0)]
-        for step in range(h):
+        loop, feats, noise = self.dream(latent, noise)
+        actions = [policy(feats[0], 0)]
+        for step in range(len(noise)):
             action_in = self.project_action(actions[-1]).contiguous()
             loop.step(feats[step], action_in, noise[step], out=feats[step + 1])
             actions.append(policy(feats[step + 1], step + 1))
         return Joined.of(feats.transpose(0, 1), self.deter_dim), torch.stack(actions, 1)
+
+    def unroll(self, latent: Carried, action: Float[Tensor, "n h a"], noise: Shaped[Tensor, "n h ..."]) -> Latent:
+        """All actions are projected at once."""
+        if not self.dreams(latent, noise):
+            return super().unroll(latent, action, noise)
+        action_in = self.project_action(action.transpose(0, 1)).contiguous()
+        loop, feats, noise = self.dream(latent, noise)
+        for step in range(len(noise)):
+            loop.step(feats[step], action_in[step], noise[step], out=feats[step + 1])
+        return Joined.of(feats.transpose(0, 1), self.deter_dim)
+
+    def dream(self, latent: Carried, noise: Tensor) -> tuple[loops.DreamLoop, Tensor, Tensor]:
+        """The compiled loop, its states [h+1 n d+z] with the first one filled, and the noise [h n s]."""
+        n, h, _ = noise.shape
+        weights, shape = self.recurrent()
+        loop = loops.DreamLoop(weights, self.prior_weights(), sizes(weights, shape, h, n))
+        feats = latent.deter.new_empty(h + 1, n, self.deter_dim + self.stoch_dim)
+        torch.cat(latent, -1, out=feats[0])
+        return loop, feats, noise.transpose(0, 1).contiguous()
 
     def dreams(self, latent: Carried, noise: Tensor) -> bool:
         """Whether the compiled steps can take these, without a gradient."""

@@ -127,6 +127,14 @@ class RSSM(Dynamics, ABC):
             actions.append(policy(latent.feat, step + 1))
         return Carried.stack(latents), torch.stack(actions, 1)
 
+    def unroll(self, latent: Carried, action: Float[Tensor, "n h a"], noise: Shaped[Tensor, "n h ..."]) -> Carried:
+        """Dream under given actions: latents [n, h+1, .] of the start and of what each action leads to.
+
+        Args: as for ``imagine``, without a policy.
+        """
+        last = action.shape[1] - 1  # the last state's action leads nowhere
+        return self.imagine(latent, lambda _, step: action[:, min(step, last)], noise)[0]
+
     def retrace(self, latent: Carried, action: Float[Tensor, "n h1 a"]) -> Carried:
         """A dream that was dreamed without autograd, as a function of its actions, the weights held: the same states,
         from each of which gradients flow to the actions before it.

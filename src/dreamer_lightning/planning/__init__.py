@@ -19,7 +19,7 @@ def named(planner: Planner | str) -> Planner:
     if isinstance(planner, Planner):
         return planner
     if planner not in SHORT:
-        raise UserError(f"--planner: {planner!r} is none of {', '.join(SHORT)}, nor a class by its path")
+        raise UserError(f"planner: {planner!r} is none of {', '.join(SHORT)}, nor a class by its path")
     return SHORT[planner]()
 
 

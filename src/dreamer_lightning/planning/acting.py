@@ -52,7 +52,10 @@ class Lookahead:
     ) -> tuple[Float[Tensor, "n a"], State]:
         """Choose actions by planning; arguments as ``Dreamer.act``."""
         _, packed = self.dreamer.observe_step(obs, state, is_first, generator)
-        latent, rest = self.dreamer.world_model.rssm.unpack(packed), moved_on(state[PLAN], is_first)
+        latent, before = self.dreamer.world_model.rssm.unpack(packed), state.get(PLAN)
+        if before is None or before.shape[1] != self.planner.horizon:  # something else acted until now
+            before = self.initial(len(is_first))[PLAN]
+        rest = moved_on(before, is_first)
         self.last = self.planner(self.dreamer, latent, rest, generator, greedy)
         action = self.last.action.float()
         return action, {**packed, "prev_action": action, PLAN: self.last.actions}

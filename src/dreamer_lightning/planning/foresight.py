@@ -141,19 +141,20 @@ def foresee(
         lam: see ``Planner``.
         climb: give gradients to ``actions``, along the dream.
     """
-    n, s, h, _ = actions.shape
+    (n, s, h, _), pad = actions.shape, torch.nn.functional.pad
     model, agent = dreamer.world_model, dreamer.actor_critic
-    start = latent.map(lambda x: x.repeat_interleave(s, 0))
-    flat = torch.nn.functional.pad(actions.flatten(0, 1), (0, 0, 0, 1))  # the last state's action leads nowhere
+    start, flat = latent.map(lambda x: x.repeat_interleave(s, 0)), actions.flatten(0, 1)
     with torch.no_grad():
-        dream, _ = model.imagine(start, lambda _, step: flat[:, step].detach(), noise.repeat_interleave(s, 0))
+        dream = model.rssm.unroll(start, flat.detach(), noise.repeat_interleave(s, 0))
     if climb:
-        dream = model.retrace(dream, flat)
-    feat = dream.feat
+        dream = model.retrace(dream, pad(flat, (0, 0, 0, 1)))  # the last state's action leads nowhere
+    feat = dream.feat[:, 1:]
     reward, cont = model.predict(feat)
+    judged = feat[:, -1:] if lam == 1 else feat  # between, the critic counts for nothing where lam is 1
     offset, scale = agent.value_norm.stats() if hasattr(agent, "value_norm") else (0.0, 1.0)
-    value = agent.value(feat).pred() * scale + offset
-    return lambda_return(reward, cont * agent.dream_discount, value, lam)[:, 0].view(n, s)
+    value = agent.value(judged).pred() * scale + offset
+    live, value = pad(cont * agent.dream_discount, (1, 0)), pad(value, (1 + h - value.shape[1], 0))
+    return lambda_return(pad(reward, (1, 0)), live, value, lam)[:, 0].view(n, s)
 
 
 def at_least(value: int, least: int, name: str) -> int:

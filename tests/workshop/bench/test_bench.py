@@ -35,6 +35,7 @@ PARTS = ("observe_ms", "imagine_ms", "heads_ms", "backward_ms", "optimizer_ms")
 def test_the_command_measures_a_config_beside_torchrl(capsys):
     args = ["bench", "--config", "dmc.yaml", "--config", "debug.yaml", "--env.task", "cartpole_balance", "--json"]
     args += ["--baseline", "torchrl", "--repeats", "2", "--seconds", "0.1", "--replay_steps", "500"]
+    args += ["--planner", "CEM", "--planner.samples", "24", "--planner.elites", "8", "--planner.policy_plans", "4"]
     assert cli.main(args) == 0
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
@@ -47,6 +48,8 @@ def test_the_command_measures_a_config_beside_torchrl(capsys):
     assert all(own[name] > 0 for name in PARTS)
     assert 0.3 < sum(own[name] for name in PARTS) / own["update_ms"] < 3  # of other updates, a few at a time
     assert 0 < own["update_share"] <= 1
+    assert own["planner"] == "CEM"
+    assert own["plan_ms_1"] > own["act_ms_1"]
     (other,) = (row for row in rows if row["system"] == "torchrl")
     assert other["params"] == own["params"]
     assert other["update_ms"] > 0

@@ -28,6 +28,7 @@ from dreamer_lightning.commands.options import Duration, grouped
 from dreamer_lightning.commands.run import Outcome
 from dreamer_lightning.kernels import native
 from dreamer_lightning.kernels.process import keep_memory
+from dreamer_lightning.planning import Planner, named
 from dreamer_lightning.types import Count, Specs, UserError
 from dreamer_lightning.updates import compiled
 from dreamer_lightning.workshop.bench.baseline import Plan, time_torchrl
@@ -38,6 +39,7 @@ from dreamer_lightning.workshop.bench.learner import (
     time_dreams,
     time_floor,
     time_parts,
+    time_planning,
     time_update,
 )
 from dreamer_lightning.workshop.bench.report import table
@@ -53,6 +55,7 @@ def bench(
     json: bool = False,
     baseline: Literal["none", "torchrl"] = "none",
     twin: bool = False,
+    planner: Planner | str | None = None,
     repeats: int = 7,
     seconds: float = 2.0,
     replay_steps: Count = Count(100_000),
@@ -68,6 +71,8 @@ def bench(
         json: print JSON objects instead of the table.
         baseline: also time TorchRL's DreamerV3 learner (torchrl) on a batch of the same shape.
         twin: also time the step-by-step twin of the update.
+        planner: also time a planner's decision, beside the policy's: shooting, cem, mppi, gradient, or a class by its
+            path with options below it.
         repeats: timed updates, after five that are not.
         seconds: how long environments and collector are timed.
         replay_steps: steps that the replay is filled with (at most 0.5 GB of them).
@@ -80,14 +85,20 @@ def bench(
         raise UserError(f"--fabric.devices: bench measures one process, not {options['fabric'].devices}; leave it out")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    rows = measure(options, baseline, twin, repeats, seconds, replay_steps)
+    rows = measure(options, baseline, twin, planner, repeats, seconds, replay_steps)
     if json:
         return Outcome("\n".join(json_lines.dumps(row) for row in rows))
     return Outcome(table(rows))
 
 
 def measure(
-    options: dict[str, Any], baseline: str, twin: bool, repeats: int, seconds: float, replay_steps: int
+    options: dict[str, Any],
+    baseline: str,
+    twin: bool,
+    planner: Planner | str | None,
+    repeats: int,
+    seconds: float,
+    replay_steps: int,
 ) -> list[Measures]:
     """One row for what ``fit`` would do, and one for each other system."""
     fabric = build_fabric(options["fabric"])
@@ -132,6 +143,8 @@ def measure(
     own |= progress("parts", time_parts, learner, max(3, repeats // 2))
     own |= progress("dreams", time_dreams, learner, repeats)
     own |= progress("acting", time_acting, learner, repeats)
+    if planner is not None:
+        own |= progress("planning", time_planning, learner, named(planner), repeats)
     own |= progress("replay", replay_row, options, specs, learner, repeats, replay_steps)
     own |= progress("environments", env_row, options, learner, seconds)
     own |= progress("loop", loop_row, options, repeats)

@@ -18,6 +18,7 @@ from dreamer_lightning import kernels
 from dreamer_lightning.data.collect import CollectorPolicy
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.kernels import native
+from dreamer_lightning.planning import Lookahead, Planner
 from dreamer_lightning.types import IS_FIRST, IS_LAST, IS_TERMINAL, LATENT, OBS, PREV_ACTION, REWARD, Specs
 from dreamer_lightning.updates import StaticUpdate, Update
 from dreamer_lightning.workshop.bench import floor
@@ -189,3 +190,18 @@ def time_acting(learner: Learner, repeats: int) -> Row:
             call = lambda asked=asked: policy(asked.copy())  # noqa: E731
             found[f"act_ms_{n}"] = median_ms(call, learner.device, max(50, 10 * repeats), warm_up=10)
     return found
+
+
+def time_planning(learner: Learner, planner: Planner, repeats: int) -> Row:
+    """Median milliseconds of one decision of a planner for one environment."""
+    player, generator = Lookahead(learner.dreamer, planner), torch.Generator(learner.device).manual_seed(0)
+    records = random_batch(player.specs, learner.dreamer, 1, 1)[:, 0].to(learner.device)
+    first, state = torch.zeros(1, dtype=torch.bool, device=learner.device), player.initial(1)
+    obs = dict(records[OBS].items())
+
+    def call() -> None:
+        with learner.fabric.autocast():
+            player.act(obs, state, first, generator)
+
+    taken = median_ms(call, learner.device, max(10, repeats), warm_up=3)
+    return {"plan_ms_1": taken, "planner": type(planner).__name__}

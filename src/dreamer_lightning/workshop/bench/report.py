@@ -24,6 +24,7 @@ LINES = [  # key, what it is, unit, digits
     ("decoded_frames_per_s", "decoded frames", "1/s", 0),
     ("act_ms_1", "acting, 1 environment", "ms", 2),
     ("act_ms_8", "acting, 8 environments", "ms", 2),
+    ("plan_ms_1", "acting by {planner}, 1 environment", "ms", 2),
     ("replay_sample_ms", "sampling a batch from {replay_steps} steps", "ms", 2),
     ("replay_add_us", "adding a step", "us", 1),
     ("replay_write_ms", "writing latents back", "ms", 2),
