@@ -37,6 +37,7 @@ docs: $(VENV)/.installed-docs
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/draw_house.py
 	$(BIN)/python docs/draw_dream.py
+	$(BIN)/python docs/draw_lessons.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m dreamer_lightning bench $(ARGS)

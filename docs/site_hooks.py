@@ -1,4 +1,4 @@
-"""What mkdocs does while it builds the site: takes in files from outside docs/ that its pages link to."""
+"""What mkdocs does while it builds the site: makes the reference, takes in files outside docs/ that pages link to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lesson_parts
+import reference_pages
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +29,10 @@ def linked(page: str, link: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add what the pages link to outside docs/, and what those pages link to."""
+    """Add the reference, what the pages link to outside docs/, and what those pages link to."""
     files.append(File.generated(config, ICON[0], abs_src_path=str(ROOT / ICON[1])))
+    for uri, text in reference_pages.pages().items():
+        files.append(File.generated(config, uri, content=text))
     todo = [*ALWAYS]
     for file in files.documentation_pages():
         todo += [linked(f"docs/{file.src_uri}", link) for _, link in LINK.findall(file.content_string)]
@@ -43,9 +47,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Point links between docs/ and the rest of the repository to their places in the site."""
+    """Put code and equations into lessons; point links between docs/ and the rest of the repository to their places."""
     uri = page.file.src_uri
     own = uri.removeprefix(OUTSIDE) if uri.startswith(OUTSIDE) else f"docs/{uri}"
+
+    if uri.startswith("learn/"):
+        markdown = lesson_parts.with_equations(lesson_parts.with_code(markdown))
 
     def moved(match: re.Match) -> str:
         target = place(linked(own, match[2]))

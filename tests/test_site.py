@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import dreamer_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -29,9 +32,16 @@ def site(tmp_path_factory) -> Path:
 
 def test_the_site_has_its_sections_and_loads_nothing_from_the_network(site):
     pages = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
-    assert {"index.html", "start/install.html", "extending.html", "repository/CHANGELOG.html"} <= set(pages)
-    for section in ("Start", "Learn", "How to", "Results", "About"):
+    assert {
+        "index.html",
+        "start/install.html",
+        "extending.html",
+        "learn/07-returns.html",
+        "repository/CHANGELOG.html",
+    } <= set(pages)
+    for section in ("Start", "Learn", "How to", "Reference", "Results", "About"):
         assert section in pages["index.html"]
+    assert "<math" in pages["learn/07-returns.html"]
     for name, page in pages.items():
         assert not re.search(r"<(script|img|link rel=\"stylesheet\")[^>]+(src|href)=\"https?:", page), name
 
@@ -44,3 +54,79 @@ def test_the_first_agent_plays(capsys):
     (code,) = python_blocks("start/first-agent.md")
     exec(code, {})
     assert float(capsys.readouterr().out) >= 100
+
+
+def script(name: str):
+    """A module that lies in docs/."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return script("reference_pages")
+
+
+LESSONS = sorted((DOCS / "learn").glob("[0-9]*.md"))
+
+
+def test_lessons_show_the_code_and_a_picture():
+    parts = script("lesson_parts")
+    assert len(LESSONS) == 12
+    for path in LESSONS:
+        page = path.read_text()
+        shown = parts.with_code(page)
+        assert "{code:" not in shown, "a line that is not understood"
+        assert shown.count('title="') == page.count("{code:") >= 1, path.name
+        assert all((path.parent / image).is_file() for image in re.findall(r"!\[.*?\]\((.*?)\)", page)), path.name
+        assert "![" in page, path.name
+    line, text = parts.code("ops/returns.py", "dream_weight")
+    assert text == "return torch.cumprod(discount * cont, -1) / discount"
+    assert text in (ROOT / "src/dreamer_lightning/ops/returns.py").read_text().splitlines()[line - 1]
+    for wrong in (("ops/returns.py", "gone"), ("ops/returns.py", "dream_weight", "gone", "discount")):
+        with pytest.raises(LookupError):
+            parts.code(*wrong)
+
+
+def test_options_and_commands_come_from_the_code(reference):
+    options = reference.options()
+    row = "| `losses.rep` | float | `0.1` | scale of the representation loss, KL(post \\|\\| sg(prior)). |"
+    assert row in options
+    for line in ("| `task` | str | `walker_walk` |", "| `groups` | int | `32` |", "| `lam` | "):
+        assert line in options
+    commands = reference.commands()
+    assert all(f"\n## {name}\n" in commands for name in dreamer_lightning.commands.COMMANDS)
+
+
+VARIANTS = {
+    "dmc.yaml": {
+        "env": {"task": "cartpole_balance", "time_limit": 160},
+        "collector": {"explore": "dreamer_lightning.data.HeldCorners"},
+        "actor_critic": {"entropy_weight": "dreamer_lightning.nets.entropy.EntropyTarget"},
+        "losses": {"total": "dreamer_lightning.nets.totals.Harmony"},
+    },
+    "gym.yaml": {},
+    "dreamer_v2.yaml": {"env": {"task": "cartpole_balance", "time_limit": 160, "pixels": False, "vectors": True}},
+}
+
+
+def test_every_logged_metric_is_explained_and_no_other_one(reference, tmp_path):
+    columns = {column for column, _ in reference.logged()}
+    for config, options in VARIANTS.items():
+        small = {
+            "env_steps": 600,
+            "train_ratio": 4,
+            "evaluation": {"every": 500, "episodes": 1, "random_episodes": 0, "starts": 4},
+        }
+        small |= {"wandb": {"mode": "disabled"}, "checkpoint": {"every": 0}, "run_dir": str(tmp_path / config)}
+        run = dreamer_lightning.fit(config, "debug.yaml", threads=1, **small, **options)
+        columns |= set((run.dir / "metrics.csv").read_text().splitlines()[0].split(","))
+    found = {column: reference.entry_of(column) for column in columns}
+    of_users = {None, "episode/NAME", "loss/NAME"}
+    assert [column for column, name in found.items() if name in of_users] == []
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    rare = set(reference.entries()) - {*found.values(), *of_users}
+    assert rare <= {"fps/gpu_gb", "health/env_failures", "health/masked", "health/skipped_updates"}
+    assert all(re.search(rf'["/]{name.partition("/")[2]}"', source) for name in rare)
