@@ -219,7 +219,6 @@ TESTED_IN = {
     **dict.fromkeys(("configfiles", "commands.networks"), "test_configs"),
     **dict.fromkeys((f"commands.{x}" for x in ("evaluate", "extras", "options", "run", "tables")), "test_cli"),
     **dict.fromkeys((f"commands.{x}" for x in ("build", "checks", "fit")), "test_trust"),
-    "commands.initialise": "test_world_model",
     "commands.rebuild": "test_package",
     **dict.fromkeys(("callbacks.health", "envs.guarded", "sanity"), "test_faults"),
     "callbacks.peers": "test_ddp",

@@ -33,7 +33,7 @@ from dreamer_lightning.commands.build import (
 from dreamer_lightning.commands.checks import check_optimizer, check_start
 from dreamer_lightning.commands.devices import build_fabric, hardware, repeatable
 from dreamer_lightning.commands.extras import check_callbacks, check_loggers
-from dreamer_lightning.commands.initialise import check_shapes, load_fitting
+from dreamer_lightning.commands.initialise import check_shapes, freeze, hold_again, load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.commands.options import (
     CheckpointOptions,
@@ -123,7 +123,7 @@ def fit(
     L.seed_everything(run.seed, verbose=False)  # networks start alike on all ranks; all else has its own generator
     specs = probe(env, run.seed)
     dreamer = build_dreamer(specs, {**vars(networks), "discount": discount, "losses": losses})
-    loaded = load_before(dreamer, folder, found, run.init_from, config_text)
+    loaded, frozen = load_before(dreamer, folder, found, run, config_text)
     learner = build_learner(devices, dreamer, networks.optimizer, machine)
     records = build_records(replay, folder, training, run.seed, devices)
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
@@ -154,7 +154,7 @@ def fit(
     with held(folder, devices):
         check_run_dir(str(folder), run.resume, ends)  # another run may have begun there meanwhile
         begin(loop, found, resumes=bool(run.resume), loaded=loaded)
-        play(loop, specs, config_text)
+        play(loop, specs, config_text, frozen)
     from dreamer_lightning.workshop.diagnose import closing  # the one thing of the workshop that a run needs
 
     return Run(folder, closing(folder) if devices.is_global_zero else "")
@@ -197,8 +197,13 @@ def build_ratio(training: TrainingOptions, world: int) -> Ratio:
     )
 
 
-def load_before(dreamer: Dreamer, folder: Path, found: Path | None, init_from: str | None, config_text: str) -> str:
-    """Load the weights that a new run starts from, or see whether a resumed run's will fit; what was loaded, in a line.
+def load_before(
+    dreamer: Dreamer, folder: Path, found: Path | None, run: RunOptions, config_text: str
+) -> tuple[list[str], list[str]]:
+    """Load the weights that a new run starts from and freeze some, or see whether a resumed run's will fit.
+
+    Returns:
+        What was done, in lines; and the names of the frozen tensors of a new run.
 
     Raises:
         UserError: they do not fit.
@@ -206,8 +211,16 @@ def load_before(dreamer: Dreamer, folder: Path, found: Path | None, init_from: s
     if found:
         check_optimizer(folder, config_text)
         check_shapes(dreamer, found)
-        return ""
-    return load_fitting(dreamer, init_from) if init_from else ""
+        hold_again(dreamer, folder)
+        return [], []
+    said, loaded, frozen = [], None, []
+    if run.init_from:
+        line, loaded = load_fitting(dreamer, run.init_from, run.init_parts)
+        said.append(line)
+    if run.freeze:
+        line, frozen = freeze(dreamer, run.freeze, loaded)
+        said.append(line)
+    return said, frozen
 
 
 def build_learner(
@@ -245,22 +258,24 @@ def build_update(
     return kind(devices, dreamer, learner.module, learner.optimizer, records, generator)
 
 
-def begin(loop: Loop, found: Path | None, resumes: bool, loaded: str) -> None:
+def begin(loop: Loop, found: Path | None, resumes: bool, loaded: list[str]) -> None:
     """Go back to where a resumed run was, and say what the run begins with."""
     if found:
         restore(loop, found)
         say(loop, f"resumed at update {loop.clocks.update}")
     elif resumes:
         say(loop, f"no complete checkpoint in {loop.run_dir}: starting over")
-    if loaded:
-        say(loop, loaded)
+    for line in loaded:
+        say(loop, line)
 
 
-def play(loop: Loop, specs: Specs, config_text: str) -> None:
+def play(loop: Loop, specs: Specs, config_text: str, frozen: list[str]) -> None:
     """Write down what the run is, and run it to its end."""
     if loop.fabric.is_global_zero:  # nothing else is written before everything is built, and what was saved fits
         atomic.write_atomic(Path(loop.run_dir) / runfolder.CONFIG, runfolder.public(config_text))
         atomic.write_atomic(Path(loop.run_dir) / runfolder.SPECS, json.dumps(asdict(specs)))
+        if frozen:
+            atomic.write_atomic(Path(loop.run_dir) / runfolder.FROZEN, json.dumps(frozen))
         if config_text:  # a bench has none
             package.keep_modules(loop.run_dir, configfiles.import_from(Path(loop.run_dir) / runfolder.CONFIG))
     try:

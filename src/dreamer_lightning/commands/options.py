@@ -88,6 +88,9 @@ class RunOptions(Flat):
         resume: run folder to go on with, under its own config; options such as --env_steps may extend it. The URL of a
             copy by Mirror is brought to --run_dir first.
         init_from: run folder or checkpoint file whose weights are loaded where they fit.
+        init_parts: what init_from loads by name: encoder, rssm, decoder, reward, cont (all: world_model), policy, value
+            (all: actor_critic); None: everything.
+        freeze: parts that are not trained, by the same names; what init_from could not load of them is trained.
         import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
     """
 
@@ -95,11 +98,15 @@ class RunOptions(Flat):
     run_dir: str | None = None
     resume: str | None = None
     init_from: str | None = None
+    init_parts: list[str] | None = None
+    freeze: list[str] | None = None
     import_from: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.seed >= 2**32:
             raise UserError(f"--seed: {self.seed} is too large; give {2**32 - 1} or less")
+        if self.init_parts and not self.init_from:
+            raise UserError("--init_parts: names parts of what --init_from loads; give that, too")
 
 
 @dataclass

@@ -29,6 +29,7 @@ class Standardize(nn.Module):
     def __init__(self, specs: Specs, rate: float = 1e-3, limit: float = 1e-2):
         super().__init__()
         self.rate, self.limit = rate, limit
+        self.fixed = False  # statistics of a frozen agent stay what they are
         spaces = {name: space for name, space in specs.obs.items() if not (space.image or space.discrete)}
         self.shapes = {name: space.shape for name, space in spaces.items()}
         self.sizes = [space.size for space in spaces.values()]
@@ -38,7 +39,7 @@ class Standardize(nn.Module):
     @torch.no_grad()
     def update(self, obs: dict[str, Tensor]) -> None:
         """Learn from a batch of observations [*b, ...]."""
-        if not self.shapes:
+        if self.fixed or not self.shapes:
             return
         flat = [symlog(precise(obs[name])).reshape(-1, n) for name, n in zip(self.shapes, self.sizes, strict=True)]
         x = torch.cat(flat, -1)

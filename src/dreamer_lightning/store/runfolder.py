@@ -24,6 +24,7 @@ from dreamer_lightning.store.atomic import fingerprint, write_atomic
 CONFIG, METRICS = "config.yaml", "metrics.csv"
 CHECKPOINTS, REPLAY, VIDEOS, PLOTS = "checkpoints", "replay", "videos", "plots"
 SPECS = "specs.json"  # the environment's spaces, so that an agent is loaded without it
+FROZEN = "frozen.json"  # names of the parameters that are not trained, for a resume
 MANIFEST, MODEL = "manifest.json", "model.pt"
 FORMAT = 2  # of the manifest; in 1 the state of each replay was a file of its own among the replay files
 BEST = "best-"  # prefix of the checkpoint kept for its evaluation score: weights, not resumed from

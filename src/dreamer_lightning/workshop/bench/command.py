@@ -186,7 +186,7 @@ def loop_row(options: dict[str, Any], repeats: int) -> Measures:
         "prefill": Count(0),
         "pretrain": 0,
         "max_time": Duration(LOOP_SECONDS),
-        **{"env_steps": None, "resume": None, "init_from": None},
+        **{"env_steps": None, "resume": None, "init_from": None, "init_parts": None, "freeze": None},
         "updates": Count(watch.warm_up + max(LOOP_UPDATES, 2 * repeats)),
     }
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
