@@ -21,6 +21,7 @@ NAME_MODULES = (
     "faithful.yaml",
     "r2dreamer.yaml",
     "small.yaml",
+    "offline.yaml",
 )  # overlays that are no mere sizes
 WALKER = Specs(
     {"height": Space((1,)), "orientations": Space((14,)), "velocity": Space((9,))}, {"action": Space((6,), "float32")}

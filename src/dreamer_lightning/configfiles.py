@@ -19,6 +19,7 @@ OVERLAYS = (
     "faithful.yaml",
     "fast.yaml",
     "networks.yaml",
+    "offline.yaml",
     "r2dreamer.yaml",
     "small.yaml",
 )

@@ -48,6 +48,7 @@ class Command:
 _HERE = "dreamer_lightning.commands"
 _SHOP = "dreamer_lightning.workshop"
 _EXPORT = "dreamer_lightning.export.command:export"
+_RECORD = "dreamer_lightning.offline.command:record"
 _DEMO = "dreamer_lightning.demo.command:demo"
 _OWN = (
     Command("fit", "train an agent, or go on with a run (--resume DIR)", f"{_HERE}.fit:fit", configs=(), resumes=True),
@@ -68,6 +69,7 @@ _OWN = (
         configs=(),
         names_env=True,
     ),
+    Command("record", "write a run's replay, or its agent's play, as a Minari data set", _RECORD, words="run"),
     Command("agents", "list the trained agents that come with the package", f"{_HERE}.agents:agents"),
     Command(
         "parity",

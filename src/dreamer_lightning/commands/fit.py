@@ -127,8 +127,14 @@ def fit(
     learner = build_learner(devices, dreamer, networks.optimizer, machine)
     records = build_records(replay, folder, training, run.seed, devices)
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
-    acting = build_collector(devices, dreamer, env, collector, training.num_envs, run.seed, failures, training.prefill)
-    records.allocate(example_record(specs, dreamer))
+    if run.offline:
+        acting: Any = rest(run, training.num_envs, devices)
+    else:
+        acting = build_collector(
+            devices, dreamer, env, collector, training.num_envs, run.seed, failures, training.prefill
+        )
+    example = example_record(specs, dreamer)
+    records.allocate(example)
     check_start(records, ratio.learning_starts)
     baseline = play_randomly(devices, env, specs, evaluation, run.seed, failures)
     evaluator = build_evaluator(env, evaluation, run.seed, failures)
@@ -154,6 +160,10 @@ def fit(
     with held(folder, devices):
         check_run_dir(str(folder), run.resume, ends)  # another run may have begun there meanwhile
         begin(loop, found, resumes=bool(run.resume), loaded=loaded)
+        if run.data and not records.steps:  # a resumed run has it in its replay
+            from dreamer_lightning.offline.filling import fill
+
+            say(loop, fill(records, run.data, specs, example, devices.global_rank, devices.world_size))
         play(loop, specs, config_text, frozen)
     from dreamer_lightning.workshop.diagnose import closing  # the one thing of the workshop that a run needs
 
@@ -241,6 +251,20 @@ def build_records(kind: ReplayFactory, folder: Path, training: TrainingOptions, 
     return build_replay(
         kind, shard, sequences, training.batch_length, training.num_envs, seed * world + rank, devices.device
     )
+
+
+def rest(run: RunOptions, num_envs: int, devices: Fabric) -> Any:
+    """What stands in for the collector where nothing is played.
+
+    Raises:
+        UserError: there is nothing to learn from, either.
+    """
+    from dreamer_lightning.offline.recorded import Resting
+
+    if not (run.data or run.resume):
+        raise UserError("--offline: there is no data to learn from; give --data minari:NAME, or --data RUN")
+    seed = run.seed * 1009 + devices.global_rank * 31 + 7
+    return Resting(num_envs, torch.Generator(devices.device).manual_seed(seed))
 
 
 def build_update(

@@ -91,6 +91,10 @@ class RunOptions(Flat):
         init_parts: what init_from loads by name: encoder, rssm, decoder, reward, cont (all: world_model), policy, value
             (all: actor_critic); None: everything.
         freeze: parts that are not trained, by the same names; what init_from could not load of them is trained.
+        data: recorded episodes that fill the replay before the run begins: minari:NAME, a folder of Minari, or a
+            run folder.
+        offline: learn from data alone: nothing is played, and env_steps count what the updates would be owed to; the
+            environment is for evaluation.
         import_from: folders that the config's own classes are imported from (each config's folder joins by itself).
     """
 
@@ -100,6 +104,8 @@ class RunOptions(Flat):
     init_from: str | None = None
     init_parts: list[str] | None = None
     freeze: list[str] | None = None
+    data: str | None = None
+    offline: bool = False
     import_from: list[str] | None = None
 
     def __post_init__(self) -> None:

@@ -181,6 +181,8 @@ def set_playing_state(collector: Any, state: dict[str, Any]) -> tuple[dict[str, 
         The carry, and the environments that could not go on: they begin new episodes.
     """
     count = collector.env.batch_size[0]
+    if not count:  # nothing is played
+        return None, []
     if len(state["envs"]) != count:
         return None, list(range(count))
     anew = batch_of(collector.env).set_states(state["envs"])

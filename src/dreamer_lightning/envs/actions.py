@@ -101,6 +101,29 @@ def speaker(space: spaces.Space) -> Callable[[dict[str, np.ndarray]], Any]:
     return _writer(space, "" if nested else "action", {})
 
 
+def listener(space: spaces.Space) -> Callable[[Any], dict[str, np.ndarray]]:
+    """The inverse of ``speaker`` for rows of actions: arrays [t, ...] in the space's nesting as numbers in [-1, 1] and
+    classes from 0, [t, ...] by the names of ``Specs.action``."""
+    return _reader(space, "" if isinstance(space, spaces.Dict | spaces.Tuple) else "action")
+
+
+def _reader(space: spaces.Space, name: str) -> Callable[[Any], dict[str, np.ndarray]]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        readers = {key: _reader(part, f"{name}{'/' * bool(name)}{key}") for key, part in parts}
+        return lambda rows: {k: v for key, read in readers.items() for k, v in read(rows[key]).items()}
+    one, entries = action(space), {}
+    _writer(space, name, entries)
+    if isinstance(one.space, spaces.Box):
+        low, high = reach(one.space.low, one.space.high)
+        middle, half = (high + low) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        scaled = lambda rows: (np.reshape(rows, (-1, *low.shape)).astype(np.float64) - middle) / half  # noqa: E731
+        return lambda rows: {name: np.clip(scaled(rows), -1.0, 1.0).astype(np.float32)}
+    starts = np.array(one.starts or 0)
+    columns = lambda rows: (np.reshape(rows, (len(rows), -1)).astype(np.int64) - starts).T  # noqa: E731
+    return lambda rows: dict(zip(entries, columns(rows), strict=True))
+
+
 def _several(space: spaces.Dict | spaces.Tuple) -> Action:
     """The actions of a Dict or Tuple, nested or not, side by side in one vector: ``arm/grip`` is one of its names."""
     entries: dict[str, Space] = {}

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from dreamer_lightning import migration
 from dreamer_lightning.store.atomic import TEMPORARY, fsync_folder, save_tensors
-from dreamer_lightning.types import IS_FIRST, UserError
+from dreamer_lightning.types import IS_FIRST, IS_LAST, UserError
 
 FILE_BYTES = 64_000_000  # a file holds about so much, and loading needs so much memory on top
 NAME = re.compile(r"(records|latents|replay)-(\d{8})-.*\.(pt|json)")  # replay-*.json are of checkpoints of format 1
@@ -225,6 +226,35 @@ def prune(folder: str | Path, keep: Iterable[str]) -> None:
     for path in Path(folder).iterdir():
         if path.name not in keep and (NAME.fullmatch(path.name) or path.name.startswith(TEMPORARY)):
             path.unlink(missing_ok=True)
+
+
+def saved_episodes(shards: Sequence[Shard]) -> Iterator[Rows]:
+    """The records of each saved episode [m], one after the other, without latents; those still open end where they are.
+
+    Raises:
+        UserError: a file is missing, truncated or altered.
+    """
+    for shard in shards:
+        files = {name: entry for name, entry in shard.files.items() if not name.startswith("latents")}
+        seats = {(0, stream): (stream, 0) for stream in range(shard.state["streams"])}
+        open_: dict[int, list[Rows]] = {stream: [] for stream, _ in seats.values()}
+        for stream, _, rows in _portions([shard._replace(files=files)], seats, Known(), anew=True):
+            bounds = [0, *(rows[IS_FIRST].nonzero()[:, 0].tolist()), len(stream)]
+            for begin, end in pairwise(bounds):
+                if begin < end:
+                    parts = open_[int(stream[0])]
+                    if parts and rows[IS_FIRST][begin]:
+                        yield _joined(parts)
+                        parts.clear()
+                    parts.append({key: value[begin:end] for key, value in rows.items()})
+        yield from (_joined(parts) for parts in open_.values() if parts)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    """Pieces of an episode as one; its first record begins it and its last one ends it."""
+    rows = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    rows[IS_LAST][-1] = True
+    return rows
 
 
 def state_of_format_1(path: Path) -> dict[str, Any]:

@@ -186,7 +186,8 @@ def loop_row(options: dict[str, Any], repeats: int) -> Measures:
         "prefill": Count(0),
         "pretrain": 0,
         "max_time": Duration(LOOP_SECONDS),
-        **{"env_steps": None, "resume": None, "init_from": None, "init_parts": None, "freeze": None},
+        **dict.fromkeys(("env_steps", "resume", "init_from", "init_parts", "freeze", "data")),
+        "offline": False,
         "updates": Count(watch.warm_up + max(LOOP_UPDATES, 2 * repeats)),
     }
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
