@@ -1,4 +1,4 @@
-"""Draws docs/learn/images/*.png: what the shipped agents see, dream and expect, for the lessons.
+"""Draws docs/learn/images/*.png: what a shipped agent sees, dreams and expects; and docs/howto/curves.png.
 
 python docs/draw_lessons.py
 """
@@ -246,6 +246,31 @@ def efficiency(agent: Agent, seen: Seen) -> None:
     save(figure, "efficiency")
 
 
+CURVES = (
+    *("episode/score", "loss/reward", "loss/dyn", "loss/value", "dream/entropy_norm", "dream/return_scale"),
+    *("dream/action_std", "gap/return", "openloop/reward_error@15"),
+)
+
+
+def curves() -> None:
+    """Metrics of a run that learns and of one that does not, for the page that tells how to read them."""
+    results = ROOT / "benchmarks" / "results"
+    runs = (("reacher_easy/mix/seed0", BLUE, "reacher_easy"), ("pendulum_swingup/efficient/seed0", ORANGE, "pendulum"))
+    figure, grid = axes(3, 3, 6.5)
+    for folder, color, label in runs:
+        with (results / folder / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for axis, name in zip(grid.flat, CURVES, strict=True):
+            points = [(float(row["env_step"]) / 1000, float(row[name])) for row in rows if row[name]]
+            axis.plot(*zip(*points, strict=True), color=color, lw=1.2, label=label)
+            axis.set_title(name, fontsize=10)
+    for axis in grid[-1]:
+        axis.set_xlabel("thousand env steps")
+    grid[0, 0].legend()
+    figure.savefig(ROOT / "docs" / "howto" / "curves.png", dpi=110)
+    plt.close(figure)
+
+
 PICTURES: tuple[Callable[[Agent, Seen], None], ...] = (
     world_model, rssm, latents, kl, predictions, imagination, returns, critic, actor, horizon, coadaptation, efficiency,
 )  # fmt: skip
@@ -258,6 +283,7 @@ def main() -> None:
     seen = watch(agent)
     for draw in PICTURES:
         draw(agent, seen)
+    curves()
 
 
 if __name__ == "__main__":

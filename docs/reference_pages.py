@@ -217,6 +217,6 @@ def metrics() -> str:
     return (
         "# Metrics\n\nEvery column of `metrics.csv`, which W&B and TensorBoard show under the same names. *Seen* is "
         "where nine tenths of the runs in `benchmarks/results` had it in their last quarter; those are vector tasks, "
-        "most of them learned. `diagnose RUN` compares eight of them with what is expected."
-        "\n\n" + "\n".join(parts)
+        "most of them learned. `diagnose RUN` compares eight of them with what is expected. [Read the "
+        "metrics](../howto/metrics.md) has curves.\n\n" + "\n".join(parts)
     )

@@ -16,8 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+SMALL = {"updates": 2, "env_steps": 100_000, "evaluation": {"every": 0}, "wandb": {"mode": "disabled"}, "threads": 1}
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_the_search_knows_the_pages(site):
 
 
 def test_the_first_agent_plays(capsys):
-    (code,) = python_blocks("start/first-agent.md")
+    (code,) = blocks("start/first-agent.md")
     exec(code, {})
     assert float(capsys.readouterr().out) >= 100
 
@@ -110,23 +113,58 @@ VARIANTS = {
     "gym.yaml": {},
     "dreamer_v2.yaml": {"env": {"task": "cartpole_balance", "time_limit": 160, "pixels": False, "vectors": True}},
 }
+OF_USERS = {None, "episode/NAME", "loss/NAME"}
+
+
+def columns_of(config: str, folder: Path) -> set[str]:
+    evaluation = {"every": 500, "episodes": 1, "random_episodes": 0, "starts": 4}
+    small = {**SMALL, "updates": None, "env_steps": 600, "train_ratio": 4, "evaluation": evaluation}
+    run = dreamer_lightning.fit(config, "debug.yaml", run_dir=str(folder / "run"), **small, **VARIANTS[config])
+    return set((run.dir / "metrics.csv").read_text().splitlines()[0].split(","))
 
 
 def test_every_logged_metric_is_explained_and_no_other_one(reference, tmp_path):
-    columns = {column for column, _ in reference.logged()}
-    for config, options in VARIANTS.items():
-        small = {
-            "env_steps": 600,
-            "train_ratio": 4,
-            "evaluation": {"every": 500, "episodes": 1, "random_episodes": 0, "starts": 4},
-        }
-        small |= {"wandb": {"mode": "disabled"}, "checkpoint": {"every": 0}, "run_dir": str(tmp_path / config)}
-        run = dreamer_lightning.fit(config, "debug.yaml", threads=1, **small, **options)
-        columns |= set((run.dir / "metrics.csv").read_text().splitlines()[0].split(","))
+    columns = {column for column, _ in reference.logged()} | columns_of("dmc.yaml", tmp_path)
     found = {column: reference.entry_of(column) for column in columns}
-    of_users = {None, "episode/NAME", "loss/NAME"}
-    assert [column for column, name in found.items() if name in of_users] == []
+    assert [column for column, name in found.items() if name in OF_USERS] == []
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
-    rare = set(reference.entries()) - {*found.values(), *of_users}
+    rare = set(reference.entries()) - {*found.values(), *OF_USERS}
     assert rare <= {"fps/gpu_gb", "health/env_failures", "health/masked", "health/skipped_updates"}
     assert all(re.search(rf'["/]{name.partition("/")[2]}"', source) for name in rare)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["gym.yaml", "dreamer_v2.yaml"])
+def test_metrics_of_other_agents_are_explained(config, reference, tmp_path):
+    assert [name for name in columns_of(config, tmp_path) if reference.entry_of(name) in OF_USERS] == []
+
+
+def test_how_to_bring_an_environment_and_its_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    arm, play = blocks("howto/environment.md")
+    Path("arm.py").write_text(arm)
+    for page, name in (("environment", "arm.yaml"), ("pixels", "camera.yaml")):
+        (config,) = blocks(f"howto/{page}.md", "yaml")
+        Path(name).write_text(config)
+    run = dreamer_lightning.fit("gym.yaml", "arm.yaml", "debug.yaml", run_dir="run", **{**SMALL, "updates": 24})
+    assert run.series("episode/up")[1]
+    scope: dict = {}
+    exec(play, scope)
+    assert scope["done"]
+    (read,) = blocks("howto/metrics.md")
+    exec(read, {})
+    camera = dreamer_lightning.fit("gym.yaml", "arm.yaml", "camera.yaml", "debug.yaml", run_dir="camera", **SMALL)
+    assert camera.series("loss/recon/camera")[1]
+    assert camera.series("loss/recon/joint")[1]
+    from dreamer_lightning import config
+
+    check, options = config.parse("check-env", ["arm:Arm", "--steps", "100"])
+    assert check(**options).code == 0
+
+
+@pytest.mark.parametrize("page", ["discrete", "sweep", "resume"])
+def test_how_to_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for code in blocks(f"howto/{page}.md"):
+        exec(code, {})
