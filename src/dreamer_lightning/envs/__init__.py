@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.envs.dmc import DMC
     from dreamer_lightning.envs.gym import Gym
     from dreamer_lightning.envs.rendering import probe_gl, require_gl, working_gl
+    from dreamer_lightning.envs.vector import Vector
 
 __all__ = [
     "Atari",
@@ -21,6 +22,7 @@ __all__ = [
     "DMC",
     "EnvFactory",
     "Gym",
+    "Vector",
     "make_batched",
     "probe_gl",
     "random_score",
@@ -36,6 +38,7 @@ _HOMES = {
     "DMC": "dmc",
     "EnvFactory": "base",
     "Gym": "gym",
+    "Vector": "vector",
     "make_batched": "batched",
     "probe_gl": "rendering",
     "random_score": "base",

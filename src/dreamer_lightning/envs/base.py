@@ -46,6 +46,11 @@ class EnvFactory(ABC):
             UserError: the task does not exist, or cannot be made on this machine.
         """
 
+    def make_many(self, num_envs: int, seed: int) -> EnvBase | None:
+        """That many environments as one, batch size [num_envs], that resets its rows one by one; None: they are made
+        one by one."""
+        return None
+
     def frame(self, env: EnvBase) -> np.ndarray | None:
         """A picture of the current state, uint8 [height, width, 3], or None where nothing draws.
 

@@ -109,7 +109,8 @@ def make_batched(
         factory: the task.
         num_envs: how many; environment ``i`` is seeded from ``seed`` and ``i``.
         seed: of the whole batch.
-        backend: ``serial`` steps them in this process, ``process`` gives each a worker process.
+        backend: ``serial`` steps them in this process, ``process`` gives each a worker process; a factory that makes
+            many at once (``make_many``) does so in this process.
         primers: what the policy carries from step to step, by key: (event shape, dtype). Zero after each reset;
             the policy writes the new value below ``next``.
         pixels_for_video: ``factory.frame`` will be asked for pictures (of the first one; not from workers).
@@ -125,7 +126,10 @@ def make_batched(
     factory.prepare()
     kwargs = [{"seed": env_seed(seed, i), "pixels_for_video": pixels_for_video} for i in range(num_envs)]
     patience = failures.timeout if failures else None
-    if backend == "process":
+    env: EnvBase
+    if (many := factory.make_many(num_envs, seed)) is not None:
+        env = many
+    elif backend == "process":
         env = Batch([Worker(factory, kwargs[i], i, failures) for i in range(num_envs)])
     else:
         env = Batch([Guard(factory, kwargs[i], i, failures, patience) for i in range(num_envs)])
@@ -138,7 +142,7 @@ def make_batched(
     return TransformedEnv(env, Compose(*transforms))
 
 
-def batch_of(env: EnvBase) -> Batch:
+def batch_of(env: EnvBase) -> Any:
     """The environments that ``make_batched`` put together."""
     while isinstance(env, TransformedEnv):
         env = env.base_env

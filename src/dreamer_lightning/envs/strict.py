@@ -129,18 +129,22 @@ class Strict(gymnasium.Wrapper):
         for name, space, value in self._flat(obs):
             if name not in self.readers:
                 continue
-            one, value = self.readers[name], np.asarray(value)
-            if value.shape != space.shape:
-                self._refuse(name, f"has shape {value.shape}", space.shape)
-            if np.issubdtype(space.dtype, np.integer) and value.dtype.kind == "f" and (value != np.rint(value)).any():
-                self._refuse(name, f"holds fractions ({value.dtype})", space.dtype)
-            if one.low is not None and ((value < one.low) | (value > one.high)).any():
-                bad = value[(value < one.low) | (value > one.high)].flat[0]
-                self._refuse(name, f"holds {bad}", space)
-            out[PREFIX + name] = one.read(value)
+            out[PREFIX + name] = self.read(name, space, np.asarray(value))
         for name in self.log_info:
             out[PREFIX + LOG_PREFIX + name] = self._logged(info, name)
         return out
+
+    def read(self, name: str, space: spaces.Space, value: np.ndarray, lead: tuple[int, ...] = ()) -> np.ndarray:
+        """An observation, or several of shape ``lead``, as on the wire: checked, a fresh copy."""
+        one = self.readers[name]
+        if value.shape != (*lead, *(space.shape or ())):
+            self._refuse(name, f"has shape {value.shape}", (*lead, *(space.shape or ())))
+        if np.issubdtype(space.dtype, np.integer) and value.dtype.kind == "f" and (value != np.rint(value)).any():
+            self._refuse(name, f"holds fractions ({value.dtype})", space.dtype)
+        if one.low is not None and ((value < one.low) | (value > one.high)).any():
+            bad = value[(value < one.low) | (value > one.high)].flat[0]
+            self._refuse(name, f"holds {bad}", space)
+        return np.stack([one.read(x) for x in value]) if lead and one.facts.get("image") else one.read(value)
 
     def _flat(self, obs: Any) -> list[tuple[str, spaces.Space, Any]]:
         try:
@@ -239,14 +243,15 @@ def reader(name: str, space: spaces.Space, image_size: int, channels: Channels =
     whole = np.issubdtype(space.dtype, np.integer)
     classes = kind if isinstance(kind, int) else int(high - float(low)) + 1 if whole and np.isfinite(high) else 0
     shape = space.shape if 1 <= len(space.shape) <= 2 else (prod(space.shape),)  # networks take two dimensions at most
+    shaped = lambda x: x.reshape(*x.shape[: x.ndim - len(space.shape)], *shape)  # noqa: E731
     small = whole and len(space.shape) > 1 and 0 < prod(space.shape) * classes <= TABLE
     if isinstance(kind, int) or kind is None and small:
         start = int(low)
         facts = {"classes": classes, "start": start, "source": source}
         wire = spaces.Box(0, classes - 1, shape, np.int64)
-        return Reader(wire, lambda x: np.asarray(x, np.int64).reshape(shape) - start, facts, start, start + classes - 1)
+        return Reader(wire, lambda x: shaped(np.asarray(x, np.int64)) - start, facts, start, start + classes - 1)
     wire = spaces.Box(-np.inf, np.inf, shape, np.float32)
-    return Reader(wire, lambda x: np.array(x, np.float32).reshape(shape), {"source": source})
+    return Reader(wire, lambda x: shaped(np.array(x, np.float32)), {"source": source})
 
 
 def _entry(info: Any, name: str) -> tuple[bool, Any]:
