@@ -33,14 +33,17 @@ CLASSES = {  # what may stand where an option names a class, and the module that
     "world_model": ("world_model", "WorldModel"),
     "actor_critic": ("actor_critic", "ActorCritic"),
     "actor_critic (V1, V2, V3 of 2023)": ("versions", "ActorCriticV1 ActorCriticV2 ActorCritic2023"),
+    "actor_critic, with an explorer": ("curiosity", "Plan2Explore"),
     "actor_critic.gradient": ("nets.gradients", "ScoreFunction Pathwise Mix"),
     "actor_critic.entropy_weight": ("nets.entropy", "ConstantWeight EntropyTarget"),
     "actor_critic.return_norm and others": ("nets.normalizers", "Normalizer PercentileNorm MeanStdNorm"),
     "actor_critic.extra_starts": ("nets.starts", "PriorityStarts"),
     "losses.total": ("nets.totals", "Total Harmony"),
+    "losses.extra": ("losses", "RedundancyReduction NextEmbedding InfoNCE"),
     "replay": ("data", "Replay EpisodeReplay"),
     "collector.explore": ("data.explore", "HeldCorners Disturbed RandomFirst"),
     "collector.explore, by a planner": ("planning", "Planned"),
+    "collector.explore, by an explorer": ("curiosity", "Explorer"),
     "evaluate --planner": ("planning", "Shooting CEM MPPI GradientPlanner"),
 }
 

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "optim": NOUNS | {"optim"},
     "world_model": MODEL,
     "actor_critic": MODEL,
+    "curiosity": MODEL | {"actor_critic", "data"},
     "losses": MODEL | {"world_model"},
     "dreamer": MODEL | {"world_model", "actor_critic"},
     "versions": MODEL | {"actor_critic", "versions"},

@@ -18,6 +18,7 @@ OVERLAYS = [*configfiles.OVERLAYS, *(f"size/{path.name}" for path in sorted((CON
 NAME_MODULES = (
     "networks.yaml",
     "dreamer_v2_atari.yaml",
+    "explore.yaml",
     "faithful.yaml",
     "r2dreamer.yaml",
     "small.yaml",

@@ -16,6 +16,7 @@ BASE = "networks.yaml"  # what every config lies on
 OVERLAYS = (
     "debug.yaml",
     "dreamer_v2_atari.yaml",
+    "explore.yaml",
     "faithful.yaml",
     "fast.yaml",
     "networks.yaml",

@@ -91,7 +91,7 @@ _OWN = (
     ),
     Command(
         "yardstick",
-        "train PPO, SAC or DQN of stable-baselines3 on the same environment",
+        "train PPO, SAC, DQN or MBPO by stable-baselines3 on the same environment",
         f"{_SHOP}.yardstick:yardstick",
         takes="fit",
         configs=(),
