@@ -90,9 +90,10 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    folder = (ROOT / page).parent
+    folder, made = (ROOT / page).parent, {"options.md", "commands.md", "metrics.md"}  # by docs/reference_pages.py
     links = re.findall(r"\]\(((?!http)[^)#]+)\)", PAGES[page])
-    assert [link for link in links if not (folder / link).exists()] == []
+    gone = [Path(link) for link in links if not (folder / link).exists()]
+    assert [link for link in gone if link.parent.name != "reference" or link.name not in made] == []
 
 
 def test_the_readme_is_short():
