@@ -1,9 +1,12 @@
 """The kernels are built once, by whom and where they may be, and never by a forward pass."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +138,34 @@ def test_the_trial_is_short():
     start = time.perf_counter()
     assert seam.trial(0.1) > 0
     assert time.perf_counter() - start < 5
+
+
+HERE = Path(__file__).resolve().parents[1]
+NO_X86 = platform.machine() not in ("x86_64", "AMD64")
+ARM = shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (HERE / "benchmarks").is_dir(), reason="needs the clone")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--flags=-march=native"], id="native"),
+        pytest.param(
+            ["--flags=-mavx2 -mfma"], id="avx2", marks=pytest.mark.skipif(NO_X86, reason="not an x86 processor")
+        ),
+        pytest.param(["--flags=-msse2"], id="sse2", marks=pytest.mark.skipif(NO_X86, reason="not an x86 processor")),
+        pytest.param(
+            ["--cc=aarch64-linux-gnu-gcc", "--flags=", "--run=qemu-aarch64 -L /usr/aarch64-linux-gnu"],
+            id="arm64",
+            marks=pytest.mark.skipif(not ARM, reason="needs gcc-aarch64-linux-gnu and qemu-user"),
+        ),
+    ],
+)
+def test_the_tiles_of_each_instruction_set_are_right(options):
+    """The table's row of the sizes that `dense.c` takes by itself: milliseconds, and the error beside float64."""
+    script = [sys.executable, str(HERE / "benchmarks" / "tiles.py"), "--rounds=1", "--blocks", *options]
+    table = subprocess.run(script, check=True, capture_output=True, text=True).stdout
+    *times, error = [float(cell) for cell in table.strip().splitlines()[-1].split("|")[4:-1]]
+    assert len(times) == 3
+    assert error < 1e-6

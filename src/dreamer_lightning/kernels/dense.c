@@ -5,18 +5,26 @@
 
 #include "kernels.c"
 
-#ifdef __AVX512F__ /* 32 registers */
-#define WIDE 16    /* numbers in a vector register */
-#define ROWS 8     /* rows that are worked on at once: ROWS x 2 registers hold sums */
-#define BLOCK 32   /* rows that one thread takes through all layers at once: what is between them stays in its cache */
-#elif defined(__AVX2__) /* 16 registers: 12 of sums, 2 of the kernel, 1 of x */
+/* Numbers in a vector, rows that are worked on at once (they hold 2 ROWS vectors of sums), and rows that one thread takes
+ * through all layers. `benchmarks/tiles.py` tries others. */
+#ifndef ROWS
+#ifdef __AVX512F__ /* 32 registers of 16 numbers */
+#define WIDE 16
+#define ROWS 8
+#define BLOCK 32
+#elif defined(__AVX2__) /* 16 registers of 8: 12 of sums, 2 of the kernel, 1 of x */
 #define WIDE 8
 #define ROWS 6
 #define BLOCK 48
-#else
-#define WIDE 8
-#define ROWS 4
+#elif defined(__aarch64__) /* 32 registers of 4; of wider vectors GCC keeps the sums on the stack */
+#define WIDE 4
+#define ROWS 8
 #define BLOCK 32
+#else /* 16 registers of 4 */
+#define WIDE 4
+#define ROWS 6
+#define BLOCK 48
+#endif
 #endif
 #define PANEL (2 * WIDE) /* columns that are worked on at once */
 
