@@ -21,7 +21,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ROOT / "docs" / "reference" / "metrics.yaml"
 CLASSES = {  # what may stand where an option names a class, and the module that has it
-    "env": ("envs", "DMC Gym Atari Custom"),
+    "env": ("envs", "DMC Gym Atari Custom Vector"),
+    "env, recorded": ("offline", "Recorded"),
     "encoder": ("nets.encoders", "DictEncoder SymlogMLPEncoder MLPEncoder MaxPoolEncoder StridedEncoder"),
     "rssm": ("nets.rssm", "BlockRSSM"),
     "rssm (V1, V2, V3 of 2023)": ("nets.gru", "GRURSSM LearnedStartRSSM"),
@@ -34,6 +35,7 @@ CLASSES = {  # what may stand where an option names a class, and the module that
     "actor_critic": ("actor_critic", "ActorCritic"),
     "actor_critic (V1, V2, V3 of 2023)": ("versions", "ActorCriticV1 ActorCriticV2 ActorCritic2023"),
     "actor_critic, with an explorer": ("curiosity", "Plan2Explore"),
+    "actor_critic, exploring": ("curiosity", "Plan2Explore"),
     "actor_critic.gradient": ("nets.gradients", "ScoreFunction Pathwise Mix"),
     "actor_critic.entropy_weight": ("nets.entropy", "ConstantWeight EntropyTarget"),
     "actor_critic.return_norm and others": ("nets.normalizers", "Normalizer PercentileNorm MeanStdNorm"),
@@ -44,6 +46,7 @@ CLASSES = {  # what may stand where an option names a class, and the module that
     "collector.explore": ("data.explore", "HeldCorners Disturbed RandomFirst"),
     "collector.explore, by a planner": ("planning", "Planned"),
     "collector.explore, by an explorer": ("curiosity", "Explorer"),
+    "collector.explore, by Plan2Explore": ("curiosity", "Explorer"),
     "evaluate --planner": ("planning", "Shooting CEM MPPI GradientPlanner"),
 }
 
@@ -175,9 +178,9 @@ def pattern(name: str) -> re.Pattern:
 
 
 def entry_of(column: str) -> str | None:
-    """The explained name that a column goes by: its own, or the first one whose pattern it has."""
-    names = entries()
-    return column if column in names else next((name for name in names if pattern(name).fullmatch(column)), None)
+    """The explained name that a column goes by: its own, or the longest one whose pattern it has."""
+    names = [name for name in entries() if name == column or pattern(name).fullmatch(column)]
+    return max(names, key=lambda name: (name == column, len(name)), default=None)
 
 
 def logged() -> Iterator[tuple[str, list[float]]]:
