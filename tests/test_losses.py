@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +13,12 @@ import torch
 
 import dreamer_lightning
 import tiny
+from dreamer_lightning import config
 from dreamer_lightning.cli import main
+from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.losses import InfoNCE, NextEmbedding, RedundancyReduction, decorrelation
 from dreamer_lightning.nets.decoders import DictDecoder
+from dreamer_lightning.nets.totals import Harmony
 from dreamer_lightning.types import Latent
 
 KINDS = [InfoNCE, RedundancyReduction, NextEmbedding]
@@ -82,6 +87,17 @@ def test_the_encoder_learns_through_the_latents_alone(kind):
     loss = dreamer.extra["own"](records, SimpleNamespace(latent=Latent(feat, feat[..., :0]), embed=target))
     loss.mean().backward()
     assert target.grad is None
+
+
+def test_the_example_of_the_page_builds(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "neighbours.md").read_text()
+    (block,) = re.findall(r"```yaml\n# infonce.yaml;.*?\n(.*?)```", page, flags=re.S)
+    (tmp_path / "infonce.yaml").write_text(block)
+    options = config.parse("fit", ["dmc.yaml", str(tmp_path / "infonce.yaml")])[1]
+    dreamer = build_dreamer(tiny.SPECS, options)
+    assert [type(loss) for loss in dreamer.extra.values()] == [InfoNCE]
+    assert type(dreamer.total) is Harmony
+    assert not list(dreamer.world_model.decoder.parameters())
 
 
 @pytest.fixture(scope="module")
