@@ -1,4 +1,4 @@
-"""The notebook runs from an empty folder, in a kernel of its own."""
+"""The notebooks run from empty folders, in kernels of their own."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01_quickstart.ipynb"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")
-def test_quickstart_notebook(tmp_path, monkeypatch):
+def run(name: str, folder: Path, monkeypatch) -> str:
+    """Everything that a notebook prints or draws, run in a folder."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("DREAMER_RUN", raising=False)
     spec = KernelSpecManager().get_kernel_spec("python3")
     assert spec.argv
     monkeypatch.setattr(spec, "argv", [sys.executable, *spec.argv[1:]])
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    folder = {"metadata": {"path": str(tmp_path)}}
-    client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources=folder)
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources=resources)
     client.execute()
-    texts = [
-        str(output.get("text") or output.get("data")) for cell in notebook.cells for output in cell.get("outputs", [])
-    ]
-    text = "\n".join(texts)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(str(output.get("text") or output.get("data")) for output in outputs)
+
+
+def test_quickstart_notebook(tmp_path, monkeypatch):
+    text = run("01_quickstart.ipynb", tmp_path, monkeypatch)
     for word in ("return", "(8, 101", "gap/return", "openloop/reward_error@50", "image/png"):
         assert word in text
     assert (tmp_path / "runs" / "notebook" / "config.yaml").is_file()
+
+
+def test_inside_a_dream_notebook(tmp_path, monkeypatch):
+    text = run("02_inside_a_dream.ipynb", tmp_path, monkeypatch)
+    assert text.count("image/png") == 6
+    assert "the real pole falls after" in text
