@@ -14,10 +14,10 @@ from typing import Any
 import fsspec
 
 from dreamer_lightning.store import atomic, package, runfolder
-from dreamer_lightning.store.runfolder import BEST, CHECKPOINTS, CONFIG, MANIFEST, METRICS, REPLAY, SPECS
+from dreamer_lightning.store.runfolder import BEST, CHECKPOINTS, CONFIG, FROZEN, MANIFEST, METRICS, REPLAY, SPECS
 from dreamer_lightning.types import UserError
 
-PLAIN = (CONFIG, SPECS, METRICS)  # files of a run that are copied as they are
+PLAIN = (CONFIG, SPECS, FROZEN, METRICS)  # files of a run that are copied as they are
 STEP = "step-"  # prefix of the checkpoints to resume from
 
 
