@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from dreamer_lightning import cli
-from dreamer_lightning.export.command import write
+from dreamer_lightning.export.command import write, write_torch
 from dreamer_lightning.export.step import PREV, ActingStep
 
 CASES = {"numbers": tiny.SPECS, "classes": tiny.DISCRETE}
@@ -42,6 +42,21 @@ def test_onnx_does_what_torch_does_over_200_steps(specs, greedy, tmp_path):
         got = session.run(None, {name: value.numpy() for name, value in zip(step.inputs, given, strict=True)})
         for mine, theirs in zip(got, want, strict=True):
             np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-4)
+        given = onward(step, given, list(want))
+
+
+@pytest.mark.parametrize("specs", CASES.values(), ids=CASES)
+def test_a_program_of_torch_does_the_same(specs, tmp_path):
+    torch.manual_seed(0)
+    step = ActingStep(tiny.agent(specs, {"standardize": True}))
+    write_torch(step, tmp_path / "step.pt2")
+    program = torch.export.load(tmp_path / "step.pt2").module()
+    given = step.example(5)
+    for _ in range(20):
+        with torch.no_grad():
+            want, got = step(*given), program(*given)
+        for mine, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
         given = onward(step, given, list(want))
 
 

@@ -60,7 +60,7 @@ _OWN = (
     ),
     Command("dream", "imagine from a trained agent's world model, beside reality", f"{_HERE}.dream:dream", words="run"),
     Command("demo", "watch an agent and its dreams in the browser, and take the controls", _DEMO, words="run"),
-    Command("export", "write a trained agent's acting step to a file of its own (ONNX)", _EXPORT, words="run"),
+    Command("export", "write a trained agent's acting step to a file of its own (ONNX, torch)", _EXPORT, words="run"),
     Command(
         "check-env",
         "play an environment against what training asks of it: CONFIG, ID or module:Class",
