@@ -117,3 +117,11 @@ def test_dm_control_frames_of_a_vector_task():
     frame = factory.frame(env)
     assert frame.shape == (240, 320, 3)
     assert frame.dtype == np.uint8
+
+
+def test_without_dm_control_a_line_says_how_it_is_installed(monkeypatch):
+    monkeypatch.setattr(rendering, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match="dm_control is not installed; pip install --no-deps dm_control dm-env lxml scipy"
+    ):
+        rendering.import_suite()

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from dreamer_lightning.types import UserError
@@ -61,7 +62,13 @@ def require_gl(what: str) -> None:
 
 
 def import_suite():
-    """dm_control's suite; where the backend cannot be imported after all, without rendering."""
+    """dm_control's suite; where the backend cannot be imported after all, without rendering.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if find_spec("dm_control") is None:  # Python 3.13 has no wheel of labmaze, which the suite does without
+        raise UserError("dm_control is not installed; pip install --no-deps dm_control dm-env lxml scipy")
     probe_gl()
     try:
         from dm_control import suite
