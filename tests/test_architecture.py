@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "explain": NOUNS | {"migration"},
     "arguments": NOUNS | {"configfiles", "explain", "commands", "migration", "store"},  # a copy to resume from
     "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration"},
-    "cli": NOUNS | {"", "arguments", "config", "configfiles", "kernels", "commands"},
+    "cli": NOUNS | {"", "arguments", "envs", "config", "configfiles", "kernels", "commands"},
     "__main__": {"cli"},
     "": AGENT | {"agent", "callbacks", "cli", "commands", "envs"},  # public names, loaded when used
 }

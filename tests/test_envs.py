@@ -10,6 +10,7 @@ from PIL import Image
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.utils import check_env_specs
 
+import dreamer_lightning
 from dreamer_lightning.commands.build import probe
 from dreamer_lightning.envs import DMC, Atari, Custom, Gym, make_batched, random_score, specs_of, step
 from dreamer_lightning.envs.base import EnvFactory
@@ -430,3 +431,19 @@ def test_an_own_factory_has_a_name_and_makes_what_torchrl_wraps():
     assert Bare().name == "Bare"
     with pytest.raises(UserError, match=r"env: Bare.make returns a TimeLimit, no TorchRL EnvBase; .*Custom wires"):
         probe(Bare(), 0)
+
+
+def test_the_environment_of_a_config_is_a_gymnasium_env():
+    env = dreamer_lightning.gym_env("gym.yaml", env={"task": "Pendulum-v1", "repeat": 2}, seed=3)
+    before, _ = env.reset()
+    assert env.observation_space.contains(before)
+    assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    after, reward, terminated, truncated, _ = env.step(np.array([0.5], np.float32))
+    plain = gymnasium.make("Pendulum-v1").unwrapped
+    plain.reset()
+    plain.state = np.array([np.arctan2(before[1], before[0]), before[2]])
+    steps = [plain.step(np.array([1.0], np.float32)) for _ in range(2)]  # half of the torque, twice
+    np.testing.assert_allclose(after, steps[1][0], atol=1e-5)
+    assert reward == pytest.approx(steps[0][1] + steps[1][1], abs=1e-4)
+    assert [terminated, truncated] == [False, False]
+    env.close()

@@ -29,13 +29,14 @@ __all__ = [
     "dream",
     "evaluate",
     "fit",
+    "gym_env",
 ]
 
 if TYPE_CHECKING:
     from dreamer_lightning.actor_critic import ActorCritic
     from dreamer_lightning.agent import Agent
     from dreamer_lightning.callbacks.base import Callback
-    from dreamer_lightning.cli import fit
+    from dreamer_lightning.cli import fit, gym_env
     from dreamer_lightning.commands.dream import dream
     from dreamer_lightning.commands.evaluate import evaluate
     from dreamer_lightning.commands.run import Run
@@ -67,6 +68,7 @@ _HOMES = {
     "dream": "commands.dream",
     "evaluate": "commands.evaluate",
     "fit": "cli",
+    "gym_env": "cli",
 }
 
 

@@ -82,6 +82,31 @@ def fit(*configs: str, **options: Any) -> Any:
         return function(**parsed)
 
 
+def gym_env(*configs: str, seed: int = 0, **options: Any) -> Any:
+    """The environment of a config as a ``gymnasium.Env``, as the agent meets it.
+
+    Its repeat, scaled actions, hidden observations and time limits are those of training.
+
+    Args:
+        configs: as for ``fit``.
+        seed: of the environment.
+        options: as for ``fit``: ``gym_env("dmc.yaml", env={"task": "cheetah_run"})``.
+
+    Returns:
+        A ``GymView``: one vector, one picture, or a dict of pictures and ``vector``; actions in [-1, 1], or classes.
+
+    Raises:
+        UserError: one line that says what is wrong.
+    """
+    from dreamer_lightning.config import parse
+    from dreamer_lightning.envs import GymView
+
+    args = [part for config in configs for part in ("--config", str(config))]
+    factory = parse("fit", args + flatten(options))[1]["env"]
+    factory.prepare()
+    return GymView(factory.make(seed))
+
+
 def overview() -> str:
     """The list of commands, those of other packages last."""
     lines = {name: command.help for name, command in COMMANDS.items()}

@@ -12,11 +12,11 @@ import torch
 
 from dreamer_lightning import cli, config
 from dreamer_lightning.envs.counting import Counting
+from dreamer_lightning.envs.view import GymView
 from dreamer_lightning.types import UserError
 from dreamer_lightning.workshop import mbpo
 from dreamer_lightning.workshop.mbpo import DreamSource, build_mbpo
 from dreamer_lightning.workshop.results.runs import read_run
-from dreamer_lightning.workshop.view import GymView
 
 SMALL = ["dmc.yaml", "debug.yaml", "--env.task", "cartpole_balance"]
 

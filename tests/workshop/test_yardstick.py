@@ -14,9 +14,9 @@ import yaml
 from dreamer_lightning import cli
 from dreamer_lightning.envs import DMC, Gym
 from dreamer_lightning.envs.counting import Counting
+from dreamer_lightning.envs.view import GymView, action_space
 from dreamer_lightning.types import Layout, Space, UserError
 from dreamer_lightning.workshop.results.runs import read_run
-from dreamer_lightning.workshop.view import GymView, action_space
 
 
 def test_the_view_shows_every_step_and_both_ends():

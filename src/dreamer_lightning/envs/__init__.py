@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dreamer_lightning.envs.gym import Gym
     from dreamer_lightning.envs.rendering import probe_gl, require_gl, working_gl
     from dreamer_lightning.envs.vector import Vector
+    from dreamer_lightning.envs.view import GymView
 
 __all__ = [
     "Atari",
@@ -22,6 +23,7 @@ __all__ = [
     "DMC",
     "EnvFactory",
     "Gym",
+    "GymView",
     "Vector",
     "make_batched",
     "probe_gl",
@@ -38,6 +40,7 @@ _HOMES = {
     "DMC": "dmc",
     "EnvFactory": "base",
     "Gym": "gym",
+    "GymView": "view",
     "Vector": "vector",
     "make_batched": "batched",
     "probe_gl": "rendering",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dreamer_lightning import lazy
+
+if TYPE_CHECKING:
+    from dreamer_lightning.offline.recorded import Recorded
+
+__all__ = ["Recorded"]
 
 _HOMES = {"Recorded": "recorded"}
 

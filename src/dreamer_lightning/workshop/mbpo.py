@@ -18,11 +18,11 @@ from dreamer_lightning import kernels
 from dreamer_lightning.commands.build import build_replay, example_record
 from dreamer_lightning.commands.networks import build_dreamer
 from dreamer_lightning.data.records import STREAM
+from dreamer_lightning.envs.view import GymView
 from dreamer_lightning.evaluation.gap import going_on
 from dreamer_lightning.optim import Parts
 from dreamer_lightning.schedule import Ratio
 from dreamer_lightning.types import LATENT, OBS, UserError
-from dreamer_lightning.workshop.view import GymView
 
 REAL = 0.05  # of SAC's batches, the share of real steps
 UPDATES = 20  # of SAC for each step played

@@ -16,10 +16,10 @@ from dreamer_lightning.callbacks.metrics import RowFile
 from dreamer_lightning.commands.fit import check_run_dir, default_run_dir
 from dreamer_lightning.commands.run import Run
 from dreamer_lightning.envs.base import EnvFactory
+from dreamer_lightning.envs.view import GymView
 from dreamer_lightning.schedule import Limits
 from dreamer_lightning.store import atomic, runfolder
 from dreamer_lightning.types import UserError
-from dreamer_lightning.workshop.view import GymView
 
 USED = ("env", "seed", "run_dir", "env_steps", "max_time", "threads", "log_every", "algo")  # of all options
 MODEL = (
