@@ -40,3 +40,11 @@ def test_inside_a_dream_notebook(tmp_path, monkeypatch):
     text = run("02_inside_a_dream.ipynb", tmp_path, monkeypatch)
     assert text.count("image/png") == 6
     assert "the real pole falls after" in text
+
+
+@pytest.mark.slow
+def test_planner_and_actor_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGEST", "15")
+    text = run("03_planner_and_actor.ipynb", tmp_path, monkeypatch)
+    assert text.count("image/png") == 2
+    assert "planner, blank actor" in text
