@@ -58,12 +58,14 @@ MAY_IMPORT = {
     "dream_env": BORDERS | {"evaluation"},
     "offline": BORDERS | {"agent", "agents", "evaluation", "offline"},
     "planning": AGENT | {"data", "planning"},
-    "commands": EVERYTHING | {"agents", "offline", "planning", "commands", "configfiles", "explain", "kernels", ""},
-    "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "planning", "workshop"},
+    "commands": EVERYTHING
+    | {"agents", "offline", "planning", "commands", "configfiles", "explain", "kernels", "settings", ""},
+    "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "planning", "settings", "workshop"},
+    "settings": NOUNS | {"configfiles", "store"},
     "configfiles": NOUNS | {"agents", "migration"},
     "explain": NOUNS | {"migration"},
     "arguments": NOUNS | {"configfiles", "explain", "commands", "migration", "store"},  # a copy to resume from
-    "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration"},
+    "config": NOUNS | {"arguments", "configfiles", "explain", "commands", "migration", "settings"},
     "cli": NOUNS | {"", "arguments", "envs", "config", "configfiles", "kernels", "commands"},
     "__main__": {"cli"},
     "": AGENT | {"agent", "callbacks", "cli", "commands", "envs"},  # public names, loaded when used
@@ -208,10 +210,10 @@ def test_world_model_and_actor_critic_are_strangers():
 
 @names
 def test_nothing_imports_the_workshop(path: Path):
-    """A run ends with the diagnosis that its command gives: the one thing that is asked of the workshop."""
+    """A run ends with its diagnosis and its report: the one thing that is asked of the workshop."""
     if part(path) != "workshop":
         found = {name for name in imports(path) if name.startswith("dreamer_lightning.workshop")}
-        assert found <= {"dreamer_lightning.workshop.diagnose.closing"}
+        assert found <= {"dreamer_lightning.workshop.report.command.closing"}
         assert not found or (path.name == "fit.py" and not found & imports(path, top_level_only=True))
 
 

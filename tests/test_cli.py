@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -373,6 +374,15 @@ def test_files_of_the_current_folder_hide_no_library(tmp_path: Path, script: boo
     line = ["--help"] if script else ["fit", "gym.yaml", "--print_config"]
     done = subprocess.run([sys.executable, *start, *line], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", [["--help"], ["fit", "--help"], ["fit", "--list"]])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(line: list[str]):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "dreamer_lightning", *line], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_own_classes_are_found_by_a_fresh_process(run: Run, tmp_path: Path):

@@ -109,7 +109,13 @@ def test_a_mix_over_the_preset_of_v2_keeps_its_share():
     assert share not in dict(migration.flags([("--config", "dmc.yaml"), mix[1]])[0])
 
 
+OWN_WEIGHT = "{class_path: dreamer_lightning.nets.entropy.EntropyTarget, init_args: {target: 0.3}}"
 OVERLAYS = [
+    (
+        f"losses: {{entropy_weight: {OWN_WEIGHT}}}",
+        ["--losses.entropy_weight", OWN_WEIGHT],
+        lambda agent: agent.entropy_weight.target == 0.3,
+    ),
     ("imag_last: 7", ["--imag_last", "7"], lambda agent: agent.imag_last == 7),
     ("actor_gradient: dynamics", ["--actor_gradient=dynamics"], lambda agent: type(agent.gradient) is Pathwise),
     (

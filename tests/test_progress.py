@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -27,8 +29,8 @@ def test_a_line_a_minute_without_a_terminal(tmp_path, capsys, monkeypatch):
             loop.call("on_log", row={"env_step": 0, "episode/score": loop.clocks.env_step / 4})
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "env steps 240, updates 120, 2.0 updates/s, returns 20 40, collect 0%, train 75%, left 3:10",
-        "env steps 480, updates 240, 2.0 updates/s, returns 60 80 100, collect 0%, train 75%, left 2:10",
+        "returns 20 40, left 3:10, env steps 240, updates 120, 2.0 updates/s, collect 0%, train 75%",
+        "returns 60 80 100, left 2:10, env steps 480, updates 240, 2.0 updates/s, collect 0%, train 75%",
     ]
 
 
@@ -50,11 +52,11 @@ def test_bar_on_a_terminal(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("width", "last"),
     [
-        (140, "returns 900 900 900, collect 0%, train 0%"),
-        (120, "updates 250,000, 0.0 updates/s, returns 900 900 900"),
-        (80, "updates 250,000"),
-        (60, "env steps 500,000"),
-        (40, "left 2:46:39"),
+        (140, "0.0 updates/s, collect 0%, train 0%"),
+        (120, "updates 250,000, 0.0 updates/s"),
+        (80, "left 2:46:39, env steps 500,000"),
+        (60, "left 2:46:39"),
+        (46, "returns 900 900 900"),
     ],
 )
 def test_the_bar_leaves_out_what_a_terminal_has_no_room_for(tmp_path, monkeypatch, width: int, last: str):
@@ -75,9 +77,64 @@ def test_the_bar_leaves_out_what_a_terminal_has_no_room_for(tmp_path, monkeypatc
     seen.print(progress.bar.get_renderable())
     loop.call("on_exception", error=ValueError())
     (line,) = seen.file.getvalue().splitlines()
-    assert line.index("\u2501" * 9) < line.index(" 50% left 2:46:39"), "a bar, how much of it, how long to go"
+    assert line.index("\u2501" * 9) < line.index(" 50% returns 900 900 900"), "a bar, how much of it, the returns"
     assert line.rstrip().endswith(last)
     assert len(line) <= width
+
+
+def test_it_says_what_it_does_before_between_and_after_updates(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    progress = Progress()
+    loop = FakeLoop(tmp_path, [progress], env_steps=1000)
+    loop.ratio.learning = False
+    seen = []
+
+    def text(hook: str, **kwargs) -> None:
+        loop.call(hook, **kwargs)
+        seen.append(progress.bar.tasks[0].fields["text"].partition(",")[0])
+
+    text("on_fit_start")
+    loop.ratio.learning, loop.clocks.update = True, 1
+    progress.returns.append(7.0)
+    for hook in ("on_validation_start", "on_validation_end", "on_train_end"):
+        text(hook, **({"metrics": {}, "episodes": []} if hook == "on_validation_end" else {}))
+    loop.call("on_fit_end")
+    assert seen == ["playing the first steps", "evaluating", "returns 7", "saving"]
+    assert progress.bar is None
+
+
+def test_a_log_is_told_more_rarely_as_time_goes_on(tmp_path, capsys, monkeypatch):
+    loop = FakeLoop(tmp_path, [Progress()], env_steps=100_000)
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    loop.call("on_fit_start")
+    for _ in range(1200):  # ten hours
+        now[0] += 30.0
+        loop.call("on_collect_end", wire=None)
+    loop.call("on_validation_start")
+    lines = capsys.readouterr().out.splitlines()
+    assert 60 < len(lines) < 90
+    assert "\u2501" not in "".join(lines)
+
+
+def test_a_notebook_has_one_line_that_is_written_again(tmp_path, monkeypatch, capsys):
+    shown = []
+    handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(
+        sys.modules,
+        "IPython.display",
+        SimpleNamespace(display=lambda data, raw, display_id: shown.append("") or handle),
+    )
+    loop = FakeLoop(tmp_path, [Progress()], env_steps=1000)
+    loop.call("on_fit_start")
+    loop.clocks.env_step = 500
+    loop.call("on_validation_start")
+    assert shown[-1] == "\u2588" * 10 + "\u2591" * 10 + "  50% evaluating, left 0:00, env steps 500"
+    assert capsys.readouterr().out == ""
+    loop.call("on_fit_end")
+    assert "Summary" in capsys.readouterr().out
 
 
 def test_closing_table(tmp_path, capsys):

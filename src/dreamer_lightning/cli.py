@@ -19,7 +19,22 @@ from dreamer_lightning.kernels.process import torch_defaults, wait_politely
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
-    args = sys.argv[1:] if argv is None else argv
+    try:
+        return answer(sys.argv[1:] if argv is None else argv)
+    finally:
+        write("")  # what a parser printed itself
+
+
+def write(text: str) -> None:
+    """Print, until whoever reads has seen enough (``| head``): the rest goes nowhere, at the interpreter's end, too."""
+    try:
+        print(text, end="\n" * bool(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def answer(args: list[str]) -> int:
+    """Do what was typed, and print what comes of it."""
     wait_politely(args)
     with suppress(OSError):  # the current folder may be gone
         configfiles.join_import_path([os.getcwd()])
@@ -30,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dreamer-lightning: {error}", file=sys.stderr)
         return 2
     text = result if isinstance(result, str) else getattr(result, "text", "")
-    if text:
-        print(text)
+    write(text)
     for note in getattr(result, "notes", ()):
         print(note, file=sys.stderr)
     return getattr(result, "code", 0)

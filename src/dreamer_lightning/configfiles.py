@@ -33,6 +33,12 @@ def shipped() -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
 
 
+def shipped_name(path: Path) -> str:
+    """The name of a shipped config; empty for any other file."""
+    roots = [root for root in (PACKAGED, CLONE) if path.is_relative_to(root)]
+    return path.relative_to(roots[0]).as_posix() if roots else ""
+
+
 def presets() -> list[str]:
     """Shipped configs that a run can start from; the others lie on top of them."""
     return [name for name in shipped() if "/" not in name and name not in OVERLAYS + OTHERS]
@@ -72,7 +78,7 @@ def find(name: str) -> Path:
 
 def class_folders(config: Path) -> list[str]:
     """Where a config's own classes are imported from: its folder and those it names; none for the shipped configs."""
-    if any(config.is_relative_to(root) for root in (PACKAGED, CLONE)):
+    if shipped_name(config):
         return []
     return [str(config.parent), *import_from(config)]
 

@@ -115,8 +115,8 @@ def config(values: dict[str, Any]) -> dict[str, Any]:
     for old, new in found.items():
         value = _holder(values, old, make=False).pop(old.rpartition(".")[2])
         if old not in unread:
-            named = VALUES.get(old, {}) if isinstance(value, (str, bool)) else {}
-            _holder(values, new, make=True)[new.rpartition(".")[2]] = named.get(value, value)
+            named = VALUES.get(old, {}).get(value, value) if isinstance(value, (str, bool)) else value
+            _holder(values, new, make=True)[new.rpartition(".")[2]] = named
     return values
 
 

@@ -104,16 +104,8 @@ def _draw_run(axis, columns: dict[str, np.ndarray], label: str, color: str, seve
     if len(steps):
         axis.plot(steps, scores, ".", color=color, alpha=0.5, ms=5, mew=0, label=None if several else "episodes")
         if len(steps) >= 5:
-            width = max(5, len(steps) // 30)
-            smooth = [float(scores[max(0, i - width + 1) : i + 1].mean()) for i in range(len(scores))]
-            last = np.append(steps[1:] != steps[:-1], True)  # parallel episodes end together: one point for them
-            axis.plot(
-                steps[last],
-                np.array(smooth)[last],
-                color=color,
-                lw=1.6,
-                label=label if several else f"mean of {width} episodes",
-            )
+            width, at, means = running_mean(steps, scores)
+            axis.plot(at, means, color=color, lw=1.6, label=label if several else f"mean of {width} episodes")
     if several:
         return bool(len(steps))
     for name, look, text in ((GREEDY, "C1", "evaluation, greedy"), (SAMPLED, "C2", "evaluation, sampled")):
@@ -121,6 +113,19 @@ def _draw_run(axis, columns: dict[str, np.ndarray], label: str, color: str, seve
         if len(steps_):
             axis.plot(steps_, scores_, "o-", color=look, ms=4, lw=1.2, label=text)
     return any(len(s) for s, _ in columns.values())
+
+
+def running_mean(steps: np.ndarray, scores: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many episodes each mean is of, where the means lie [m], and the means [m].
+
+    Args:
+        steps: env step at which each episode ended [n].
+        scores: their returns [n].
+    """
+    width = max(5, len(steps) // 30)
+    smooth = np.array([scores[max(0, i - width + 1) : i + 1].mean() for i in range(len(scores))])
+    last = np.append(steps[1:] != steps[:-1], True)  # parallel episodes end together: one point for them
+    return width, steps[last], smooth[last]
 
 
 def _thousands(x: float) -> str:

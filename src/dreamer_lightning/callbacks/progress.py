@@ -1,4 +1,4 @@
-"""What the user sees while training: a bar on a terminal, a line a minute elsewhere, a table at the end."""
+"""What the user sees while training: a bar on a terminal or in a notebook, lines in a log, a table at the end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any
 from dreamer_lightning.callbacks.base import Callback, LoopView, is_episode, tell
 
 BAR, PERCENT = 20, 4  # columns of a terminal
+NOTEBOOK = 80  # columns of a notebook
+SPARSE = 0.05  # share of the time so far that passes between two lines of a log
 EVALS = ("eval/greedy_score", "eval/sampled_score")
 
 
 class Progress(Callback):
-    """Env steps, updates, last returns, updates a second, shares of collecting and training, time left.
+    """Last returns, time left, env steps, updates, updates a second, shares of collecting and training.
+
+    It begins with what the run does, where that is not training: play the first steps, evaluate, end.
 
     Args:
-        every: seconds between two lines when the output is no terminal.
+        every: least seconds between two lines of a log, which come more rarely the longer a run lasts.
         enabled: False for the closing table only.
     """
 
@@ -26,7 +30,9 @@ class Progress(Callback):
         self.every, self.enabled = every, enabled
         self.returns: deque[float] = deque(maxlen=10)
         self.evals: dict[str, dict[str, float]] = {}
-        self.bar: Any = None
+        self.bar: Any = None  # on a terminal
+        self.cell: Any = None  # in a notebook
+        self.doing = ""
         self.shown = 0.0
         self.rate: tuple[float, int, dict[str, float]] | None = None  # time, update, timers at the last look
         self.begin: tuple[float, float] = (0.0, 0.0)  # time, fraction done at the start
@@ -37,21 +43,29 @@ class Progress(Callback):
         self.begin = (time.monotonic(), fraction(loop))
         self.shown = time.monotonic()
         self.rate = (time.monotonic(), loop.clocks.update, dict(loop.timers))
-        if sys.stdout.isatty():
+        if in_notebook():
+            self.cell = _cell()
+        elif sys.stdout.isatty():
             self.bar = _bar()
             self.bar.start()
             self.task = self.bar.add_task("", total=1.0, completed=fraction(loop), text="")
+        if self.bar or self.cell:
+            self._draw(loop)
 
     def on_log(self, row: dict[str, Any]) -> None:
         if is_episode(row):
             self.returns.append(float(row["episode/score"]))
 
-    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+    def on_validation_start(self, loop: LoopView) -> None:
+        self._do(loop, "evaluating")
+
+    def on_validation_end(self, loop: LoopView, metrics: dict[str, Any]) -> None:
         for name in EVALS:
             if name in metrics:
                 value = float(metrics[name])
                 best = self.evals.get(name, {}).get("best", -math.inf)
                 self.evals[name] = {"last": value, "best": max(best, value)}
+        self._do(loop, "")
 
     def on_collect_end(self, loop: LoopView) -> None:
         self._show(loop)
@@ -59,27 +73,47 @@ class Progress(Callback):
     def on_train_batch_end(self, loop: LoopView) -> None:
         self._show(loop)
 
+    def on_train_end(self, loop: LoopView) -> None:
+        self._do(loop, "saving")
+
+    def _do(self, loop: LoopView, doing: str) -> None:
+        """From now on it does this; a log is not told."""
+        self.doing = doing
+        if self.bar or self.cell:
+            self._draw(loop)
+
     def _show(self, loop: LoopView) -> None:
         now = time.monotonic()
-        if self.rate is None or now - self.shown < (1.0 if self.bar else self.every):
+        if self.rate is None:
             return
-        self.shown = now
-        parts = self._parts(loop)
-        if self.bar:
-            text = fitting(parts, self.bar.console.width - BAR - PERCENT - 2)
-            self.bar.update(self.task, completed=fraction(loop), text=text)
-        else:
-            tell(", ".join([*parts[1:], parts[0]]))
+        if self.bar or self.cell:
+            if now - self.shown >= 1.0:
+                self._draw(loop)
+        elif now - self.shown >= max(self.every, SPARSE * (now - self.begin[0])):
+            self.shown = now
+            tell(", ".join(self._parts(loop)))
+
+    def _draw(self, loop: LoopView) -> None:
+        """The bar as it is now."""
+        self.shown = time.monotonic()
+        done, parts = fraction(loop), self._parts(loop)
+        if self.cell:
+            self.cell.update(_in_cell(done, fitting(parts, NOTEBOOK - BAR - PERCENT - 2)), raw=True)
+        elif self.bar:
+            self.bar.update(self.task, completed=done, text=fitting(parts, self.bar.console.width - BAR - PERCENT - 2))
 
     def _parts(self, loop: LoopView) -> list[str]:
         """What there is to say, the most important first."""
         now, clocks = time.monotonic(), loop.clocks
         then, update, timers = self.rate or (now, clocks.update, {})
         seconds = max(now - then, 1e-9)
-        parts = [f"left {self._left(loop)}", f"env steps {clocks.env_step:,}", f"updates {clocks.update:,}"]
-        parts.append(f"{(clocks.update - update) / seconds:.1f} updates/s")
+        doing = self.doing or ("" if clocks.update or loop.ratio.learning else "playing the first steps")
+        parts = [doing] if doing else []
         if self.returns:
             parts.append("returns " + " ".join(f"{value:.0f}" for value in list(self.returns)[-3:]))
+        parts += [f"left {self._left(loop)}", f"env steps {clocks.env_step:,}"]
+        if clocks.update:
+            parts += [f"updates {clocks.update:,}", f"{(clocks.update - update) / seconds:.1f} updates/s"]
         shares = {name: (loop.timers.get(name, 0.0) - timers.get(name, 0.0)) / seconds for name in ("collect", "train")}
         parts.append(", ".join(f"{name} {100 * min(share, 1.0):.0f}%" for name, share in shares.items()))
         if seconds > 10:
@@ -95,7 +129,7 @@ class Progress(Callback):
     def _stop(self) -> None:
         if self.bar:
             self.bar.stop()
-            self.bar = None
+        self.bar = self.cell = None
 
     def on_exception(self) -> None:
         self._stop()
@@ -149,6 +183,25 @@ def _bar():
         TaskProgressColumn(table_column=Column(no_wrap=True, min_width=PERCENT)),
         TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
     )
+
+
+def in_notebook() -> bool:
+    """Whether a kernel of Jupyter runs this, which can rewrite what it has shown."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def _cell() -> Any:
+    """A line of a notebook that is written again in its place."""
+    from IPython.display import display
+
+    return display(_in_cell(0.0, ""), raw=True, display_id=True)
+
+
+def _in_cell(done: float, text: str) -> dict[str, str]:
+    """The bar as plain text, by its type."""
+    full = round(BAR * done)
+    return {"text/plain": f"{chr(0x2588) * full}{chr(0x2591) * (BAR - full)} {done:4.0%} {text}"}
 
 
 def fitting(parts: list[str], width: int) -> str:

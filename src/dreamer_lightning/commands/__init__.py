@@ -50,6 +50,7 @@ _SHOP = "dreamer_lightning.workshop"
 _EXPORT = "dreamer_lightning.export.command:export"
 _RECORD = "dreamer_lightning.offline.command:record"
 _DEMO = "dreamer_lightning.demo.command:demo"
+_REPORT = f"{_SHOP}.report.command:report"
 _OWN = (
     Command("fit", "train an agent, or go on with a run (--resume DIR)", f"{_HERE}.fit:fit", configs=(), resumes=True),
     Command(
@@ -89,6 +90,7 @@ _OWN = (
         f"{_SHOP}.diagnose:diagnose",
         words="runs",
     ),
+    Command("report", "tell a run's story in one page of HTML that opens from disk", _REPORT, words="run"),
     Command(
         "yardstick",
         "train PPO, SAC, DQN or MBPO by stable-baselines3 on the same environment",

@@ -165,7 +165,7 @@ def fit(
 
             say(loop, fill(records, run.data, specs, example, devices.global_rank, devices.world_size))
         play(loop, specs, config_text, frozen)
-    from dreamer_lightning.workshop.diagnose import closing  # the one thing of the workshop that a run needs
+    from dreamer_lightning.workshop.report.command import closing  # the one thing of the workshop that a run needs
 
     return Run(folder, closing(folder) if devices.is_global_zero else "")
 

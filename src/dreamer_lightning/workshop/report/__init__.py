@@ -1,0 +1,1 @@
+"""The story of a run as one page of HTML that opens from disk."""
