@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "losses": MODEL | {"world_model"},
     "dreamer": MODEL | {"world_model", "actor_critic"},
     "versions": MODEL | {"actor_critic", "versions"},
-    "store": NOUNS | {"store", "migration"},
+    "store": NOUNS | {"agents", "store", "migration"},
     "envs": NOUNS | {"store", "envs"},
     "data": NOUNS | {"envs", "data"},
     "schedule": set(),

@@ -81,7 +81,10 @@ def finished(tmp_path_factory):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         patch.delenv(name, raising=False)
     config = {"seed": 3, "env": {"task": "walker_walk"}, "wandb": {"api_key": KEY}, "note": f"see {KEY}"}
-    tracking = Tracking(task="walker_walk", size="1m", seed=3, tags=["mine"], config=config, project="p")
+    asked = "dmc-imag_last=16"
+    tracking = Tracking(
+        task="walker_walk", size="1m", settings=asked, seed=3, tags=["mine"], config=config, project="p"
+    )
     loop = FakeLoop(run_dir, [tracking])
     printed: list[str] = []
     patch.setattr("builtins.print", lambda *args, **_: printed.append(" ".join(map(str, args))))
@@ -90,7 +93,8 @@ def finished(tmp_path_factory):
         row = {"env_step": step, "agent_step": step // 2, "update": step // 10, "seconds": 1.0, "episode/score": score}
         loop.call("on_log", row=row)
         loop.clocks.env_step = step
-    loop.call("on_log", row={"env_step": 300, "agent_step": 150, "update": 30, "eval/greedy_score": 11.0})
+    gap = {"gap/return@15": 1.0, "gap/return@50": 2.0, "openloop/reward_error@1": 0.1, "openloop/h_error@1": 0.2}
+    loop.call("on_log", row={"env_step": 300, "agent_step": 150, "update": 30, "eval/greedy_score": 11.0, **gap})
     video, picture = run_dir / "episode.mp4", run_dir / "openloop.png"
     import imageio.v2 as imageio
 
@@ -114,7 +118,11 @@ def test_offline_without_a_question_and_the_sync_line(finished):
 
 def test_run_name_group_and_tags(finished):
     (run,) = [record.run for record in offline_run(finished[0]) if record.HasField("run")]
-    assert (run.display_name, run.run_group, run.project) == ("walker_walk-1m-s3", "walker_walk-1m", "p")
+    assert (run.display_name, run.run_group, run.project) == (
+        "walker_walk-1m-dmc-imag_last=16-s3",
+        "walker_walk-1m-dmc-imag_last=16",
+        "p",
+    )
     assert set(run.tags) == {"walker_walk", "v0.1.0", "1m", "mine"}
 
 
@@ -124,6 +132,42 @@ def test_env_step_is_the_axis_of_everything(finished):
     assert axes["*"] == "env_step"
     assert {"env_step", "agent_step", "update"} <= set(axes)
     assert "trainer/global_step" not in axes
+
+
+def test_what_is_measured_by_steps_dreamed_is_one_chart(finished):
+    metrics = {r.metric.name: r.metric for r in offline_run(finished[0]) if r.HasField("metric")}
+    hidden = {name for name, metric in metrics.items() if metric.options.hidden}
+    assert {"gap/return@15", "gap/return@50", "openloop/reward_error@1", "openloop/h_error@1"} <= hidden
+    assert metrics["gap/return@15"].step_metric == "env_step"
+    rows = [items(record.history.item) for record in offline_run(finished[0]) if record.HasField("history")]
+    tables = {name.rpartition("/")[0] for row in rows for name in row if "/horizon" in name}
+    assert tables == {"gap/horizon_table", "openloop/horizon_table"}
+    found = list(finished[0].glob("wandb/offline-run-*/files/media/table/**/*.json"))
+    data = sorted(json.loads(path.read_text())["data"] for path in found)
+    assert data == [[[1, "h_error", 0.2], [1, "reward_error", 0.1]][::-1], [[15, "return", 1.0], [50, "return", 2.0]]]
+
+
+def test_the_agent_is_an_artifact_that_loads_elsewhere(finished):
+    found = [record.artifact for record in offline_run(finished[0]) if record.HasField("artifact")]
+    (artifact,) = [one for one in found if one.type == "agent"]
+    assert (artifact.type, artifact.name) == ("agent", "walker_walk-1m-dmc-imag_last_16-s3")
+    assert {entry.path for entry in artifact.manifest.contents} == {"weights.safetensors", "card.json"}
+    assert json.loads(artifact.metadata) == {
+        "env_step": 300,
+        "agent_step": 0,
+        "update": 0,
+        "episode/score": 9.0,
+        "eval/greedy_score": 11.0,
+    }
+
+
+def test_an_agent_whose_config_has_secrets_is_not_sent(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("env: {init_args: {api_key: abc}}\n")
+    tracking = Tracking()
+    run = tracking.logger = MagicMock()
+    tracking._keep_agent(FakeLoop(tmp_path, [tracking]))
+    assert "look like keys" in capsys.readouterr().err
+    assert not run.experiment.log_artifact.called
 
 
 def test_every_row_with_its_clocks(finished):

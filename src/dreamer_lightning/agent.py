@@ -98,10 +98,7 @@ class Agent:
         if self.run is None:
             raise UserError("save: this agent came from no run folder, so that its config is not known")
         folder = Path(folder).expanduser()
-        size = sum(parameter.numel() for parameter in self.dreamer.parameters())
-        card = {**self.clocks, "library_name": "dreamer-lightning", "parameters": size}
-        package.write(folder / agents.WEIGHTS, self.dreamer.state_dict(), self.run)
-        (folder / agents.CARD).write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        package.save(folder, self.dreamer, self.clocks, self.run)
         return folder
 
     @torch_defaults()

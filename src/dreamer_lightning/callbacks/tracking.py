@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import secrets
 import shlex
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from dreamer_lightning.callbacks.base import Callback, LoopView, say, warn
+from dreamer_lightning.store import package, runfolder
 from dreamer_lightning.store.runfolder import SECRET
 
 AXES = ("env_step", "agent_step", "update")
@@ -28,15 +31,19 @@ class Tracking(Callback):
     ``env_step`` is the x axis of everything, ``agent_step`` and ``update`` can be selected. The summary holds the last
     value of every metric and ``best/<name>`` of the scores. A resumed run goes on under the same id.
 
+    What an evaluation measured by steps dreamed (``openloop/reward_error@15``) is one chart, ``openloop/horizon``, and
+    its numbers have no panels of their own. The agent is an artifact of the type ``agent``, which ``Agent.load`` reads.
+
     Args:
         mode: auto is online when logged in, else offline; the variable WANDB_MODE wins over this option.
         project: W&B project.
         entity: user or team, None for the default one.
-        name: run name, None for task, size and seed (walker_walk-1m-s0).
-        group: group of runs, None for task and size.
+        name: run name, None for task, size, settings and seed (walker_walk-1m-dmc-imag_last=16-s0).
+        group: group of runs, None for the same without the seed.
         tags: added to task, version and size.
         task: name of the task.
         size: name of the size, such as 1m.
+        settings: what it learns by, in short, such as ``dmc-imag_last=16``.
         seed: seed of the run.
         config: the resolved config; entries that look like keys or passwords are left out.
     """
@@ -51,12 +58,13 @@ class Tracking(Callback):
         tags: list[str] | None = None,
         task: str = "",
         size: str = "",
+        settings: str = "",
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ):
         from dreamer_lightning import __version__
 
-        parts = [part for part in (task, size) if part]
+        parts = [part for part in (task, size, settings) if part]
         self.mode, self.project, self.entity = mode, project, entity
         self.name = name or "-".join([*parts, f"s{seed}"])
         self.group = group or "-".join(parts) or None
@@ -66,6 +74,7 @@ class Tracking(Callback):
         self.best: dict[str, float] = {}
         self.logger: Any = None
         self.offline = False
+        self.hidden: set[str] = set()
 
     def on_fit_start(self, loop: LoopView) -> None:
         mode = resolve_mode(self.mode)
@@ -107,11 +116,18 @@ class Tracking(Callback):
         if self.logger is None:
             return
         row = {k: v.item() if isinstance(v, Tensor) else v for k, v in row.items() if v is not None}
-        self._guard(self.logger.log_metrics, row)
+        self._guard(self._log, row)
         better = {k: row[k] for k in BEST if k in row and row[k] > self.best.get(k, float("-inf"))}
         if better:
             self.best |= better
             self._guard(self.logger.experiment.summary.update, {f"best/{k}": v for k, v in better.items()})
+
+    def _log(self, row: dict[str, Any]) -> None:
+        by_steps = [name for name in row if "@" in name]
+        for name in [name for name in by_steps if name not in self.hidden]:
+            self.hidden.add(name)
+            self.logger.experiment.define_metric(name, step_metric="env_step", hidden=True)
+        self.logger.log_metrics(row | horizons({name: row[name] for name in by_steps}))
 
     def on_media(self, loop: LoopView, name: str, path: Path) -> None:
         """Upload one file: mp4 and gif as video, png as picture."""
@@ -125,6 +141,22 @@ class Tracking(Callback):
         clocks = {axis: int(getattr(loop.clocks, axis)) for axis in AXES}
         self._guard(self.logger.log_metrics, {name: media, **clocks})
 
+    def _keep_agent(self, loop: LoopView) -> None:
+        """The agent as ``Agent.save`` writes it, an artifact of the run; its config goes whole or not at all."""
+        import wandb
+
+        config = runfolder.read_config(Path(loop.run_dir)) if runfolder.is_run(Path(loop.run_dir)) else {}
+        if without_secrets(config) != config:
+            warn("wandb does not get the agent: its config has entries that look like keys or passwords")
+            return
+        clocks = {axis: int(getattr(loop.clocks, axis)) for axis in AXES}
+        name = re.sub(r"[^\w.-]", "_", self.name)[:120]
+        artifact = wandb.Artifact(name, type="agent", metadata={**clocks, **self.best})
+        with TemporaryDirectory() as folder:
+            package.save(Path(folder), loop.dreamer, clocks, Path(loop.run_dir))
+            artifact.add_dir(folder)
+        self.logger.experiment.log_artifact(artifact)
+
     def _guard(self, function, *args) -> None:
         """Tracking never stops training: the first failure is told, and ends tracking."""
         try:
@@ -137,6 +169,8 @@ class Tracking(Callback):
         self._finish(1)
 
     def on_fit_end(self, loop: LoopView) -> None:
+        if self.logger is not None:
+            self._guard(self._keep_agent, loop)
         folder = self._finish(0)
         if folder is not None and self.offline:
             others = sorted(folder.parent.glob(f"offline-run-*-{self.id}"))
@@ -159,6 +193,29 @@ class Tracking(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.id, self.best = state["id"], dict(state["best"])
+
+
+def horizons(values: dict[str, float]) -> dict[str, Any]:
+    """One chart for each section of metrics by steps dreamed, a line for each metric.
+
+    Args:
+        values: by name, such as ``gap/return@15``.
+    """
+    import wandb
+
+    sections: dict[str, dict[str, dict[int, float]]] = {}
+    for name, value in values.items():
+        section, _, metric = name.partition("/")
+        metric, _, steps = metric.partition("@")
+        sections.setdefault(section, {}).setdefault(metric, {})[int(steps)] = value
+    charts = {}
+    for section, lines in sections.items():
+        xs = [sorted(line) for line in lines.values()]
+        ys = [[line[x] for x in sorted(line)] for line in lines.values()]
+        charts[f"{section}/horizon"] = wandb.plot.line_series(
+            xs, ys, keys=list(lines), title=f"{section} by steps dreamed", xname="steps dreamed"
+        )
+    return charts
 
 
 def resolve_mode(mode: Mode) -> str:

@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from torch import nn
 from torchrl.envs import EnvBase
 
+from dreamer_lightning import settings
 from dreamer_lightning.callbacks import (
     Checkpoint,
     Curve,
@@ -45,6 +46,7 @@ from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
 from dreamer_lightning.envs.batched import Batch, Primers, make_batched
 from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
+from dreamer_lightning.store import runfolder
 from dreamer_lightning.types import (
     IS_FIRST,
     IS_LAST,
@@ -222,6 +224,7 @@ def build_tracking(options: WandbOptions, env: EnvFactory, size: str, seed: int,
         tags=options.tags,
         task=env.name,
         size=size,
+        settings=settings.label(runfolder.public(config_text)),
         seed=seed,
         config=yaml.safe_load(config_text),
     )

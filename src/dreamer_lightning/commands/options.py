@@ -352,8 +352,8 @@ class WandbOptions:
         mode: auto (online when logged in, else offline), online, offline or disabled; WANDB_MODE wins.
         project: project name.
         entity: user or team.
-        group: group name; None: task and size.
-        name: run name; None: task-size-seed.
+        group: group name; None: task-size-settings.
+        name: run name; None: task-size-settings-seed, with the options that differ from the preset.
         tags: further tags.
     """
 

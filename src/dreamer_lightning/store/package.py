@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from dreamer_lightning import agents
 from dreamer_lightning.store.runfolder import CONFIG, SPECS
 
 MODULES = "modules"  # copies of own classes' files, in case the originals are gone
+
+
+def save(folder: Path, agent: nn.Module, clocks: dict[str, Any], run: Path) -> None:
+    """Write an agent with its card (JSON), from which ``Agent.load`` reads it on any machine.
+
+    Args:
+        folder: where to.
+        agent: the networks.
+        clocks: how far it was trained, for the card.
+        run: the run folder that it comes from.
+    """
+    write(folder / agents.WEIGHTS, agent.state_dict(), run)
+    size = sum(parameter.numel() for parameter in agent.parameters())
+    card = {**clocks, "library_name": "dreamer-lightning", "parameters": size}
+    (folder / agents.CARD).write_text(json.dumps(card, indent=1) + "\n", "utf-8")
 
 
 def write(file: Path, weights: dict[str, Tensor], run: Path) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dreamer_lightning.store.runfolder import PLOTS, VIDEOS
-
-if TYPE_CHECKING:
-    from dreamer_lightning.workshop.report.page import Story
 
 KINDS = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp", ".mp4": "video/mp4"}
 LARGEST = 20_000_000  # bytes of a file that the page takes in; a larger one is named by its path
@@ -24,17 +21,14 @@ class Shown(NamedTuple):
     caption: str
 
 
-def media(story: Story) -> str:
+def media(folder: Path) -> str:
     """The newest file of each kind; a sentence that names the commands where there is none."""
-    found = newest(story.folder)
+    found = newest(folder)
     if not found:
-        told = (
-            f"No pictures yet: <code>dreamer-lightning dream {escape(str(story.folder))}</code> draws them once there"
-        )
+        told = f"No pictures yet: <code>dreamer-lightning dream {escape(str(folder))}</code> draws them once there"
         told += " is a checkpoint; evaluations during training film and draw, too."
-        return f"<section><h2>What it does and dreams</h2><p>{told}</p></section>"
-    figures = "".join(figure(shown) for shown in found)
-    return f"<section><h2>What it does and dreams</h2>{figures}</section>"
+        return f"<p>{told}</p>"
+    return "".join(figure(shown) for shown in found)
 
 
 def newest(folder: Path) -> list[Shown]:

@@ -51,7 +51,8 @@ class Story:
 
     @property
     def task(self) -> str:
-        return settings.value_of(self.config, "env.task").replace("None", "") or settings.value_of(self.config, "env")
+        name = settings.value_of(self.config, "env.task")
+        return settings.value_of(self.config, "env") if name == "None" else name
 
 
 def page(folder: Path) -> str:
@@ -62,7 +63,7 @@ def page(folder: Path) -> str:
     """
     config = read_config(folder)
     story = Story(folder, config, (folder / CONFIG).read_text("utf-8"), read_rows(folder / METRICS))
-    sections = (curve, evaluations, media, gap, diagnosis, learning, speed, setting_table)
+    sections = (curve, evaluations, pictures, gap, diagnosis, learning, speed, setting_table)
     name = folder.absolute().name
     text = files(__package__).joinpath("page.html").read_text("utf-8")
     return Template(text).substitute(
@@ -141,6 +142,11 @@ def evaluations(story: Story) -> str:
             continue
     heads = ["actions", "mean", "std", "lowest", "highest", "episodes"]
     return section("Evaluated afterwards", f'<div class="card scroll">{table(heads, rows)}</div>') if rows else ""
+
+
+def pictures(story: Story) -> str:
+    """The newest films and dreams."""
+    return section("What it does and dreams", media(story.folder))
 
 
 def gap(story: Story) -> str:
