@@ -253,6 +253,7 @@ ROOM_TESTS = {
     "workshop": "test_compare",
     "workshop.bench": "test_bench",
     "workshop.parity": "test_parity_command",
+    "workshop.report": "test_report",
     "workshop.results": "test_runs",
 }
 
