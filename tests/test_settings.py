@@ -39,6 +39,13 @@ def test_a_config_of_ones_own_is_told_by_its_options(tmp_path: Path):
     assert settings.label(text) == "dmc-my_run-gradient=Pathwise"
 
 
+def test_a_config_whose_options_moved_is_told_by_those_of_today(tmp_path: Path):
+    (tmp_path / "old.yaml").write_text("imag_last: 4\nlosses: {lam: 0.5}\n")
+    text = text_of("dmc.yaml", str(tmp_path / "old.yaml"))
+    assert settings.asked(text) == (["dmc.yaml", "config.yaml"], ["actor_critic.imag_last", "actor_critic.lam"])
+    assert ("actor_critic.imag_last", "4", "8") in settings.changes(text)
+
+
 def test_what_does_not_change_how_it_learns_is_left_out():
     text = text_of("dmc.yaml", "--env_steps", "1e4", "--wandb.mode", "offline", "--evaluation.every", "0")
     assert settings.asked(text) == (["dmc.yaml"], [])

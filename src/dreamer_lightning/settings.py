@@ -55,12 +55,13 @@ def header(words: Sequence[str]) -> str:
     configs, options = list(before.configs), list(before.options)
     for given in [] if resumed else [value for option, value in pairs if option == "config"][1:]:
         path = Path(given)
-        name = configfiles.shipped_name(path)
-        configs.append(name or (path.name if path.suffix in (".yaml", ".yml") else "config.yaml").replace(" ", "_"))
+        name, is_file = (
+            configfiles.shipped_name(path),
+            path.suffix in (".yaml", ".yml"),
+        )  # else the text of one that moved
+        configs.append(name or (path.name if is_file else "config.yaml").replace(" ", "_"))
         if not name:
-            options += [
-                option for option, _ in flat(yaml.safe_load(given) if path.suffix == "" else configfiles.load(path))
-            ]
+            options += [option for option, _ in flat(configfiles.load(path) if is_file else yaml.safe_load(given))]
     options += [option.rstrip("+") for option, _ in pairs]
     kept = [o for o in dict.fromkeys(options) if o.partition(".")[0] not in ASIDE and not SECRET.search(o)]
     return f"# from {' '.join(configs)}; set {' '.join(kept)}".rstrip() + "\n"
@@ -137,8 +138,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             if "class_path" in value:
                 yield option, words(value)
-                value = value.get("init_args") or {}
-            yield from flat(value, f"{option}.")
+            inner = value.get("init_args") or {} if value.keys() & {"class_path", "init_args"} else value
+            yield from flat(inner, f"{option}.")
         else:
             yield option, words(value)
 
