@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 import dreamer_lightning
 from dreamer_lightning.data.collect import CollectorPolicy, make_collector
 from dreamer_lightning.data.records import to_records
-from dreamer_lightning.envs import Vector, make_batched, specs_of
+from dreamer_lightning.envs import Custom, Vector, make_batched, specs_of
 from dreamer_lightning.envs.batched import batch_of
 from dreamer_lightning.envs.vector import writer
 from dreamer_lightning.types import LATENT, PREV_ACTION, EnvFailure, Layout, Space, UserError
@@ -189,6 +189,7 @@ def test_actions_of_every_kind_are_spoken_in_batches():
         (lambda: Vector("CartPole-v1", repeat=2), "env.repeat: envs.Vector does not have it"),
         (lambda: Vector("envs_samples:Sample"), "cannot be made"),
         (lambda: Vector("CardPole-v1"), "cannot be made"),
+        (lambda: Custom("test_envs_vector:Walkers", {"num_envs": 2}), "write --env dreamer_lightning.envs.Vector"),
     ],
 )
 def test_mistakes_get_one_line(make, words):

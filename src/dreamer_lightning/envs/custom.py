@@ -45,6 +45,9 @@ class Custom(GymSuite):
         if isinstance(env, EnvBase):
             return self._wire_torchrl(env, seed)
         if not isinstance(env, gymnasium.Env):
+            if isinstance(env, gymnasium.vector.VectorEnv):
+                use = f"write --env dreamer_lightning.envs.Vector --env.task {self.path}"
+                raise UserError(f"env.path: {self.path} makes a VectorEnv; {use}")
             old = hasattr(env, "reset") and hasattr(env, "step")
             raise UserError(
                 f"env.path: {self.path} makes a {type(env).__name__}; it must be a gymnasium.Env or a TorchRL EnvBase"
