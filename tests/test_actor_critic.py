@@ -14,7 +14,7 @@ from dreamer_lightning.nets.entropy import ConstantWeight, EntropyWeight
 from dreamer_lightning.nets.gradients import ActorGradient, Mix, Pathwise, ScoreFunction
 from dreamer_lightning.nets.normalizers import Normalizer
 from dreamer_lightning.nets.outputs import Normal
-from dreamer_lightning.types import Discount, UserError
+from dreamer_lightning.types import Discount, Space, Specs, UserError
 
 LOG = 0.9189385  # ln sqrt(2 pi): the constant of a unit normal
 
@@ -110,6 +110,12 @@ class Counted(EntropyWeight):
         assert 0 <= entropy <= 1
         self.weight += self.actent
         return self.weight.clone()
+
+
+def test_a_policy_without_a_choice_has_no_share_of_entropy():
+    lone, some = (Specs(tiny.SPECS.obs, {"action": Space((), "int32", classes=n)}) for n in (1, 4))
+    assert tiny.agent(lone).actor_critic.entropy_norm(torch.zeros(3)) is None
+    assert tiny.agent(some).actor_critic.entropy_norm(torch.zeros(3)) == 0
 
 
 def test_own_gradient_and_own_entropy_weight():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -387,6 +389,30 @@ def test_an_environment_that_cannot_be_drawn_plays_all_the_same(request):
     assert factory.frame(env) is None
     with pytest.raises(UserError, match=r"env.kwargs: Blind-v0 does not take .*render_mode"):
         Gym("Blind-v0", pixels=True).make(0)
+
+
+class Unmade(Sample):
+    def __init__(self, kind=TypeError):
+        raise kind("words of its own")
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError])
+def test_what_an_environment_raises_when_it_is_made_are_its_own_words(request, kind):
+    gymnasium.register("Unmade-v0", Unmade)
+    request.addfinalizer(lambda: gymnasium.registry.pop("Unmade-v0"))
+    with pytest.raises(kind, match="^words of its own$"):
+        Custom("test_envs:Unmade", {"kind": kind}).make(0)
+    with pytest.raises(UserError, match=f"Unmade-v0 cannot be made: {kind.__name__}: words of its own"):
+        Gym("Unmade-v0", {"kind": kind}).make(0)
+
+
+def test_a_picture_that_needs_a_missing_package_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    factory = Gym("CartPole-v1")
+    env = factory.make(0, pixels_for_video=True)
+    env.reset()
+    assert factory.frame(env) is None
+    assert "pygame is not installed" in factory.no_picture
 
 
 def test_random_score():

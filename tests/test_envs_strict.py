@@ -200,6 +200,32 @@ def test_an_environment_that_exits_has_failed():
     assert "tried to end the process: SystemExit" in told[0]["what"]
 
 
+class Refuses(Given):
+    """Wants an episode to be played to its end."""
+
+    playing = False
+
+    def reset(self, **options):
+        if self.playing:
+            raise RuntimeError("finish the episode first")
+        self.playing = True
+        return super().reset(**options)
+
+    def step(self, action):
+        after = super().step(action)
+        self.playing = not after[2]
+        return after
+
+
+def test_an_episode_that_has_just_begun_is_begun_again_without_the_environment():
+    kwargs = {"space": spaces.Discrete(9), "values": range(9)}
+    env = Custom("test_envs_strict:Refuses", kwargs).make(0)  # which resets it for its seed
+    assert [int(env.reset()["observation"]) for _ in range(2)] == [0, 0]
+    assert env.rollout(9, break_when_any_done=False)["next", "observation"].tolist() == [1, 2, 3, 4] * 2 + [1]
+    with pytest.raises(RuntimeError, match="finish the episode first"):
+        env.reset()
+
+
 class Counted(Given):
     made = 0
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from clockwork import GAMMA, Clocks, PerfectDreamer, play
+from clockwork import GAMMA, Clock, Clocks, PerfectDreamer, play
+from dreamer_lightning.envs.atari import Atari
+from dreamer_lightning.envs.batched import batch_of, make_batched
 from dreamer_lightning.evaluation.evaluator import Evaluator, compare
 from dreamer_lightning.evaluation.gap import choose_starts, real_returns
+from dreamer_lightning.types import Occupied
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -59,3 +62,76 @@ def test_lengths_are_env_steps_and_nothing_else_is_changed_by_the_repeat():
     assert [once[name] for name in names] == [60, 60]
     assert [thrice[name] for name in names] == [180, 180]
     assert once == {**thrice, **{name: once[name] for name in names}}
+
+
+def test_episodes_that_never_end_are_cut_and_that_is_said_once(caplog):
+    evaluator = Evaluator(Clocks(60, True), episodes=2, starts=8, max_length=20)
+    for _ in range(2):
+        assert evaluator.evaluate(PerfectDreamer(60, True)).metrics["eval/greedy_length"] == 20
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "evaluation: an episode had not ended after 20 agent steps and was cut there"
+    ]
+    assert Evaluator(Clocks(60, True)).max_length == 10_000
+    assert Evaluator(Atari("pong")).max_length == 27_000  # its own limit is the larger one
+
+
+def test_an_evaluation_that_is_stopped_has_no_result():
+    asked = iter([False] * 70 + [True] * 9)  # in the sampled episodes
+    evaluator = Evaluator(Clocks(60, True), episodes=1, stopped=lambda: next(asked))
+    assert evaluator.evaluate(PerfectDreamer(60, True)) is None
+    assert evaluator.state_dict() == {"count": 0, "warned": 0}
+
+
+class Robot(Clocks):
+    """There is one."""
+
+    made = held = 0
+
+    def make(self, seed, pixels_for_video=False):
+        if self.held:
+            raise OSError("the robot is in use")
+        self.made, self.held = self.made + 1, 1
+        return Arm(self)
+
+
+class Arm(Clock):
+    def __init__(self, robot):
+        super().__init__(robot.end, robot.terminal)
+        self.is_closed = False
+        self.robot = [robot]
+
+    def close(self, *, raise_if_closed=True):
+        self.robot[0].held = 0
+
+
+def test_what_is_there_once_is_played_in_by_all(caplog):
+    robot, still = Robot(60, True), torch.zeros(1, 3)
+    training = make_batched(robot, 1, 0)
+    evaluator = Evaluator(robot, episodes=2, starts=8, lender=batch_of(training))
+    state = training.reset()
+    for _ in range(3):
+        after, state = training.step_and_maybe_reset(state.set("action", still))
+    for _ in range(2):
+        metrics = evaluator.evaluate(PerfectDreamer(60, True)).metrics
+        assert metrics["eval/greedy_score"] == pytest.approx(183.0)
+    after, state = training.step_and_maybe_reset(state.set("action", still))
+    after = after["next"]
+    assert (after["clock"][0, 0], after["reward"].item()) == (3, 0)  # the episode that was playing is cut
+    assert (after["done"].item(), after["terminated"].item(), state["clock"][0, 0]) == (True, False, 0)
+    assert training.step_and_maybe_reset(state.set("action", still))[0]["next", "clock"][0, 0] == 1
+    assert (robot.made, robot.held) == (1, 1)
+    assert [record.message.split("(")[0] for record in caplog.records] == [
+        "evaluation: no environment can be opened beside that of training "
+    ]
+
+
+def test_what_is_there_once_beside_nothing():
+    robot = Robot(60, True)
+    with pytest.raises(Occupied, match="OSError: the robot is in use.*--num_envs 1"):
+        make_batched(robot, 2, 0)
+    assert not robot.held
+    assert Evaluator(robot, episodes=2, starts=8).evaluate(PerfectDreamer(60, True)).metrics["eval/greedy_length"] == 60
+    training = make_batched(robot, 1, 0)
+    with pytest.raises(OSError, match="in use"):
+        Evaluator(robot, episodes=1).evaluate(PerfectDreamer(60, True))
+    training.close()

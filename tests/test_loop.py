@@ -125,6 +125,18 @@ def test_the_latest_policy_plays_then_the_updates_that_this_owes_are_made(tmp_pa
     assert loop.stop_reason == "updates"
 
 
+def test_an_evaluation_that_a_signal_cut_off_is_made_first_when_the_run_goes_on(tmp_path):
+    metrics = {"eval/greedy_score": 2.0}
+    loop, rows, _ = make(tmp_path, every=100, evaluate=lambda dreamer: None)
+    loop.clocks.env_step = 150
+    loop.report()
+    assert (rows, loop.evaluate_every.last) == ([], 0)
+    loop, rows, _ = make(tmp_path, every=100, evaluate=lambda dreamer: (metrics, []), limits=Limits(env_steps=150))
+    loop.clocks.env_step, loop.collector = 150, []
+    loop.run()
+    assert [(row["env_step"], row["eval/greedy_score"]) for row in rows] == [(150, 2.0)]
+
+
 def test_evaluations_and_rows_come_at_the_multiples_of_their_env_steps(tmp_path, monkeypatch):
     ratio = Ratio(train_ratio=32, batch_steps=128, learning_starts=0)
     parts = {"evaluate_every": Every(16), "log_every": Every(24)}

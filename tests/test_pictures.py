@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import imageio.v3 as iio
 import numpy as np
+import pytest
 
 from clockwork import SPECS, PerfectDreamer, play
+from dreamer_lightning.envs.pictures import drawn
 from dreamer_lightning.evaluation import pictures
 from dreamer_lightning.evaluation.openloop import open_loop
 
@@ -42,3 +45,36 @@ def test_pictures_say_what_they_show(tmp_path):
     assert labels == ["", "", *["agent steps from now"] * 3]
     path = pictures.save_figure(tmp_path / "plots" / "dream.png", figure)
     assert path.stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of imageio's reader, which leaves its pipes to the collector
+def test_frames_of_other_sizes_are_resized_and_single_pixels_are_no_film(tmp_path):
+    frames = [np.full((20 + i, 31, 3), 9 * i, np.uint8) for i in range(5)]
+    path = pictures.write_video(tmp_path / "film.mp4", frames)
+    assert iio.imread(path).shape == (5, 20, 30, 3)
+    with pytest.raises(ValueError, match="a film of 1 by 1 pixels"):
+        pictures.write_video(path, [np.zeros((1, 1, 3), np.uint8)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (np.full((4, 5, 3), 7, np.uint8), [7, 7, 7]),
+        (np.full((4, 5), 7, np.uint8), [7, 7, 7]),
+        (np.full((4, 5, 4), 7, np.uint8), [7, 7, 7]),
+        (np.full((4, 5, 3), 0.5), [128, 128, 128]),
+        (np.full((4, 5, 1), 200.4, np.float32), [200, 200, 200]),
+        (np.full((4, 5), 300), [255, 255, 255]),
+        (np.full((4, 5), True), [255, 255, 255]),
+    ],
+)
+def test_what_is_drawn_becomes_a_picture(given, seen):
+    picture = drawn(given)
+    assert (picture.dtype, picture.shape) == (np.uint8, (4, 5, 3))
+    assert picture[0, 0].tolist() == seen
+
+
+@pytest.mark.parametrize("given", [np.zeros((0, 0, 3)), np.zeros((4, 5, 2)), "text", [None], np.zeros(3)])
+def test_what_is_no_picture_is_refused(given):
+    with pytest.raises(ValueError, match="its picture is"):
+        drawn(given)

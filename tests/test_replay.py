@@ -20,7 +20,7 @@ from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.data.storage import make_storage
 from dreamer_lightning.store import atomic, replay_files
 from dreamer_lightning.store.replay_files import ReplayFiles, Shard, prune
-from dreamer_lightning.types import UserError
+from dreamer_lightning.types import Space, Specs, UserError
 
 
 def records(stream: int, begin: int, episodes: list[tuple[bool, bool]]) -> TensorDict:
@@ -395,6 +395,17 @@ def test_a_replay_of_another_task_is_refused(tmp_path):
         loaded(other, shard)
     with pytest.raises(UserError, match="cannot be read"):
         loaded(filled(0), shard._replace(folder=tmp_path / "nowhere"))
+
+
+def test_values_outside_their_classes_become_the_nearest_class():
+    rows = plain(0, 0, 20)
+    rows["obs", "room"] = (torch.arange(20) % 6 - 1).int()  # from -1 to 4
+    replay = Replay(capacity=60, length=5, num_streams=1)
+    replay.extend([rows])
+    specs = Specs({"room": Space((), "int32", 4), "id": Space((2,))}, {"action": Space((1,))})
+    assert replay.clamp(specs) == {"room": 7}
+    assert replay.data["obs", "room"][0, :7].tolist() == [0, 0, 1, 2, 3, 3, 0]
+    assert replay.clamp(specs) == {}
 
 
 def test_a_larger_capacity_keeps_what_was_saved(tmp_path):

@@ -36,3 +36,9 @@ def test_rollout_of_one_unbatched_environment_with_pictures_and_limits():
     assert second.length == 30
     (cut,) = rollout(PerfectDreamer(30, False), Clocks(30, False).make(0), 1, True, max_length=4)
     assert (cut.length, cut.terminated) == (4, False)
+    assert (cut.cut, second.cut) == (True, False)
+
+
+def test_a_rollout_that_is_stopped_returns_what_has_ended():
+    asked = iter([False] * 9 + [True])
+    assert [episode.length for episode in play(end=7, terminal=True, stopped=lambda: next(asked))] == [7, 7]

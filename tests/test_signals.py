@@ -39,3 +39,13 @@ def test_second_interrupt_ends_the_process_at_once(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "still here\n")
+
+
+def test_systems_without_sigusr1(tmp_path):
+    script = (
+        "import signal; del signal.SIGUSR1\n"
+        "from dreamer_lightning.callbacks import signals\n"
+        "print([number.name for number in signals.CAUGHT])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['SIGINT', 'SIGTERM']\n", done.stderr

@@ -81,6 +81,15 @@ def test_a_video_is_never_worth_the_run(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_film_that_cannot_be_drawn_is_told_and_not_tried_again(tmp_path, monkeypatch, capsys):
+    loop = film_loop(tmp_path, monkeypatch, gl=False, every=1)
+    loop.env_factory.no_picture = "pygame is not installed"
+    for _ in range(2):
+        loop.call("on_validation_end", metrics={}, episodes=[])
+    assert capsys.readouterr().err == "warning: no film of episodes: pygame is not installed\n"
+    assert loop.env_factory.closed == 1
+
+
 def test_films_leave_random_states_alone(tmp_path, monkeypatch):
     loop = film_loop(tmp_path, monkeypatch, every=1)
     before = torch.get_rng_state()

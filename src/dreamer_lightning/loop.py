@@ -48,7 +48,8 @@ class Loop:
         run_dir: the run folder.
         log_every: how often a row is written, in env steps.
         evaluate_every: how often there is an evaluation, in env steps.
-        evaluate: plays and dreams evaluation episodes: (metrics, episodes); None: there are no evaluations.
+        evaluate: plays and dreams evaluation episodes: (metrics, episodes), or None if it was stopped; None: there are
+            no evaluations.
         callbacks: those of ``fabric``.
     """
 
@@ -85,6 +86,8 @@ class Loop:
         try:
             self.call("on_train_start")
             collector = iter(self.collector)
+            if self.clocks.env_step and not self.ratio.due:  # what a signal cut off comes first
+                self.report()
             while not self.finished():
                 if not self.ratio.due:  # a run that stopped between two updates goes on with the second
                     self.collect(collector)
@@ -138,9 +141,7 @@ class Loop:
         """Evaluate and write a row where it is due."""
         now = self.clocks.env_step
         validate = self.evaluate and self.evaluate_every.due(now) and self.agreed(self.sound(), all)
-        if validate:
-            self.validate()
-        if validate or self.log_every.due(now):
+        if self.validate() if validate else self.log_every.due(now):
             self.flush()
 
     def conclude(self) -> None:
@@ -153,21 +154,26 @@ class Loop:
         if late or self.clocks.env_step > self.log_every.last:
             self.flush()
 
-    def validate(self) -> None:
-        """Play and dream evaluation episodes on rank 0, for the next row."""
+    def validate(self) -> bool:
+        """Play and dream evaluation episodes on rank 0, for the next row; False if that was stopped."""
         self.call("on_validation_start")
-        metrics, episodes = {}, []
-        self.evaluate_every.done(self.clocks.env_step)
+        metrics, episodes, stopped = {}, [], False
         with self.timers.of("evaluate"):
             if self.evaluate and self.fabric.is_global_zero:
                 self.dreamer.eval()
                 with self.fabric.autocast(), self.to_the_end():
-                    metrics, episodes = self.evaluate(self.dreamer)
+                    found = self.evaluate(self.dreamer)
+                    stopped = found is None
+                    metrics, episodes = found or ({}, [])
                 self.dreamer.train()
-            self.fabric.barrier()
+            stopped = self.agreed(stopped, any)
         self.tick()
+        if stopped:
+            return False
+        self.evaluate_every.done(self.clocks.env_step)
         self.log(metrics)
         self.call("on_validation_end", metrics=metrics, episodes=episodes)
+        return True
 
     # Borders.
 

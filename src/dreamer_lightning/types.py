@@ -34,6 +34,7 @@ from torch import Tensor
 
 from dreamer_lightning.errors import BadNumbers as BadNumbers
 from dreamer_lightning.errors import EnvFailure as EnvFailure
+from dreamer_lightning.errors import Occupied as Occupied
 from dreamer_lightning.errors import UserError as UserError
 
 # Record keys (architecture: "Data: two vocabularies, one door").

@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamer_lightning.callbacks.base import Callback, LoopView, say
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+CAUGHT = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Signals(Callback):
@@ -37,6 +37,9 @@ class Signals(Callback):
 
     def on_train_batch_end(self, loop: LoopView) -> None:
         self._pass_on(loop)
+
+    def on_iteration_end(self, loop: LoopView) -> None:
+        self._pass_on(loop)  # it came while an evaluation played
 
     def _pass_on(self, loop: LoopView) -> None:
         if self.received and not loop.should_stop:

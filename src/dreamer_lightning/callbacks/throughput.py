@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ class Throughput(Callback):
             row["fps/updates"] = (now[2] - update) / seconds
             for name, value in now[3].items():
                 row[f"fps/share_{name}"] = (value - timers.get(name, 0.0)) / seconds
-        row["fps/ram_gb"] = peak_ram() / 1e9
+        with suppress(ImportError):  # not on Windows
+            row["fps/ram_gb"] = peak_ram() / 1e9
         if torch.cuda.is_available():
             row["fps/gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self.before = now
@@ -46,6 +47,8 @@ class Throughput(Callback):
 
 
 def peak_ram() -> int:
-    """Peak resident memory of this process, in bytes."""
+    """Peak resident memory of this process, in bytes; ImportError where the system does not tell."""
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -17,7 +17,7 @@ class Video(Callback):
     """Films one greedy episode and draws an open-loop prediction (truth, model, error), at the first evaluation, at
     some of the later ones and at the end of training.
 
-    Without GL there is no film and no complaint; a file that cannot be written is reported once.
+    Without GL there is no film and no complaint; other reasons are told once. What cannot be drawn is not tried again.
 
     Args:
         every: evaluations from one set of files to the next, 0 for the end of training only. The first one counts:
@@ -34,7 +34,7 @@ class Video(Callback):
     ):
         self.every, self.film, self.length, self.samples = every, film, length, samples
         self.fps, self.keep = fps, keep
-        self.count, self.failed = 0, False
+        self.count, self.failed, self.undrawn = 0, False, False
         self.episodes: Any = None  # of the last evaluation, while not yet drawn
 
     def on_validation_end(self, loop: LoopView, episodes: Any = None) -> None:
@@ -60,16 +60,15 @@ class Video(Callback):
                     for name, path in source:
                         loop.fabric.call("on_media", loop=loop, name=name, path=path)
                 except Exception as error:  # a picture is never worth the run
-                    if not self.failed:
-                        warn(f"video not written ({type(error).__name__}: {error}); training goes on")
-                    self.failed = True
+                    self._tell(f"video not written ({type(error).__name__}: {error}); training goes on")
         with suppress(OSError):
             if self.keep and folder.exists():
                 self._prune(folder)
 
     def _film(self, loop: LoopView, folder: Path) -> Iterator[tuple[str, Path]]:
-        if not self.film:
+        if not self.film or self.undrawn:
             return
+        self.undrawn = True  # until it is drawn
         from dreamer_lightning.evaluation.pictures import write_video
         from dreamer_lightning.evaluation.rollout import device_of, rollout
 
@@ -78,11 +77,14 @@ class Video(Callback):
         try:
             env.reset()
             if factory.frame(env) is None:
+                if why := getattr(factory, "no_picture", ""):
+                    self._tell(f"no film of episodes: {why}")
                 return
             generator = torch.Generator(device_of(loop.dreamer)).manual_seed(0)
             played = rollout(loop.dreamer, env, 1, True, generator, 1, self.film, factory.frame)
         finally:
             env.close()
+        self.undrawn = False
         if played and played[0].frames:
             yield "video/episode", write_video(folder / f"{_stem(loop)}-episode.mp4", played[0].frames, self.fps)
 
@@ -110,6 +112,11 @@ class Video(Callback):
         if vector_lines(loop.specs, dream) or not dream.decoded:  # without a decoder: reward, continue and value
             figure = dream_figure(loop.specs, dream)
             yield "video/openloop", save_figure(folder / f"{_stem(loop)}-openloop.png", figure)
+
+    def _tell(self, text: str) -> None:
+        if not self.failed:
+            warn(text)
+        self.failed = True
 
     def _prune(self, folder: Path) -> None:
         steps = sorted({path.name.split("-")[0] for path in folder.glob("[0-9]*-*")})

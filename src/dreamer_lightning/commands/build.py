@@ -43,7 +43,7 @@ from dreamer_lightning.data.overlap import Overlap, copier
 from dreamer_lightning.data.replay import Replay
 from dreamer_lightning.dreamer import Dreamer
 from dreamer_lightning.envs.base import EnvFactory, random_score, specs_of
-from dreamer_lightning.envs.batched import Batch, Primers, make_batched
+from dreamer_lightning.envs.batched import Batch, Primers, batch_of, make_batched
 from dreamer_lightning.envs.guarded import Failures, Guard
 from dreamer_lightning.evaluation.evaluator import Evaluator
 from dreamer_lightning.store import runfolder
@@ -189,8 +189,9 @@ def build_evaluator(
     options: EvaluationOptions,
     seed: int,
     failures: Failures | None = None,
+    lender: Batch | None = None,
 ) -> Evaluator | None:
-    """Plays and dreams evaluation episodes in environments of its own.
+    """Plays and dreams evaluation episodes in environments of its own, else in the lender's.
 
     Raises:
         UserError: there would be no episode.
@@ -207,8 +208,17 @@ def build_evaluator(
         starts=options.starts,
         gap_alarm=options.gap_alarm,
         alarm_after=options.alarm_after,
+        max_length=options.max_length,
         failures=failures,
+        lender=lender,
     )
+
+
+def lender_of(collector: Any) -> Batch | None:
+    """The environments that evaluation may borrow; none of a collector that plays meanwhile, or of none at all."""
+    env = None if isinstance(collector, Overlap) else getattr(collector, "env", None)
+    batch = None if env is None else batch_of(env)
+    return batch if isinstance(batch, Batch) else None
 
 
 def build_tracking(options: WandbOptions, env: EnvFactory, size: str, seed: int, config_text: str) -> Tracking | None:
@@ -239,8 +249,11 @@ def build_callbacks(
     failures: Failures | None = None,
 ) -> list[Any]:
     """What happens at the loop's borders, in this order: whatever adds to a row comes before those that write it."""
+    signals = Signals()
+    if evaluator:
+        evaluator.stopped = lambda: bool(signals.received)
     return [
-        Signals(),
+        signals,
         Peers(),
         Forecast(random_score=baseline),
         Episodes(),

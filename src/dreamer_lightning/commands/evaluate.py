@@ -55,7 +55,9 @@ def evaluate(
     agent = Agent.load(run, checkpoint, device, seed)
     evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
     player = agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner))
-    metrics, played = evaluator.evaluate(player)
+    evaluated = evaluator.evaluate(player)
+    assert evaluated is not None  # nobody stops it
+    metrics, played = evaluated
     folder = agents.home(run)
     folder.mkdir(parents=True, exist_ok=True)  # of an agent that comes with the package
     name = type(player.planner).__name__ if isinstance(player, Lookahead) else ""
@@ -99,5 +101,8 @@ def write_film(agent: Agent, player: Any, name: str, folder: Path, seed: int) ->
     if episode is None:
         why = agent.env_factory.no_picture or "no working GL, or the task has no picture"
         return f"no video: pictures cannot be drawn on this machine ({why})"
-    path = write_video(folder / VIDEOS / name, np.stack(episode.frames), fps=30)
+    try:
+        path = write_video(folder / VIDEOS / name, episode.frames, fps=30)
+    except (ValueError, OSError) as error:
+        return f"no video: {error}"
     return f"wrote {path} (greedy, score {episode.score:.1f})"

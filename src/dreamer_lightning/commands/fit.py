@@ -26,6 +26,7 @@ from dreamer_lightning.commands.build import (
     build_replay,
     build_tracking,
     example_record,
+    lender_of,
     play_randomly,
     probe,
     taken,
@@ -127,17 +128,18 @@ def fit(
     learner = build_learner(devices, dreamer, networks.optimizer, machine)
     records = build_records(replay, folder, training, run.seed, devices)
     failures = Failures(faults.env_failures, faults.env_timeout, mask=faults.numbers == "mask")
+    example = example_record(specs, dreamer)
+    records.allocate(example)
+    check_start(records, ratio.learning_starts)
+    baseline = play_randomly(devices, env, specs, evaluation, run.seed, failures)  # there may be one instance only
+    acting: Any
     if run.offline:
-        acting: Any = rest(run, training.num_envs, devices)
+        acting = rest(run, training.num_envs, devices)
     else:
         acting = build_collector(
             devices, dreamer, env, collector, training.num_envs, run.seed, failures, training.prefill
         )
-    example = example_record(specs, dreamer)
-    records.allocate(example)
-    check_start(records, ratio.learning_starts)
-    baseline = play_randomly(devices, env, specs, evaluation, run.seed, failures)
-    evaluator = build_evaluator(env, evaluation, run.seed, failures)
+    evaluator = build_evaluator(env, evaluation, run.seed, failures, lender_of(acting))
     tracking = build_tracking(wandb, env, size.name, run.seed, config_text)
     callbacks += build_callbacks(fabric, checkpoint, baseline, tracking, evaluator, failures)
     loop = Loop(

@@ -286,6 +286,7 @@ class EvaluationOptions:
         episodes: episodes per evaluation, of each kind.
         num_envs: episodes played at once; 0: as many as there are episodes, 8 at most.
         starts: states from which dreams are compared with reality; 0 turns the comparison off.
+        max_length: agent steps after which an episode is cut; None: env.time_limit, 10,000 at least.
         alarm_after: evaluations running with too large a gap/return until the warning.
         random_episodes: episodes of the random policy at the start, for its score; 0: none.
         gap_alarm: largest gap/return (dreamed minus real return) without a warning; None: half the real return.
@@ -295,6 +296,7 @@ class EvaluationOptions:
     episodes: int = 5
     num_envs: NonNegativeInt = 0
     starts: NonNegativeInt = 64
+    max_length: PositiveInt | None = None
     alarm_after: int = 3
     random_episodes: NonNegativeInt = 3
     gap_alarm: float | None = None

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dreamer_lightning.data.records import STREAM
 from dreamer_lightning.data.storage import Key, Storage, flatten, make_storage, nested, one_table
-from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, Count, UserError
+from dreamer_lightning.types import IS_FIRST, IS_LAST, LATENT, OBS, Count, Specs, UserError
 
 Portion = tuple[np.ndarray, np.ndarray, dict[Key, Tensor]]  # of records: stream [m], number [m], rows [m]
 
@@ -302,6 +302,21 @@ class Replay:
             if self.total[stream] > self.first(stream):
                 slot = stream * self.slots + (self.total[stream] - 1) % self.slots
                 self.storage.arrays[IS_LAST][slot] = True
+
+    def clamp(self, specs: Specs) -> dict[str, int]:
+        """Bring observations that are outside their classes to the nearest class: every update would die of them.
+
+        Returns:
+            How many numbers of each observation were changed, by its name.
+        """
+        changed, held = {}, torch.as_tensor(self.written.nonzero()[0])
+        for name, space in specs.obs.items():
+            if space.classes and (OBS, name) in self.storage.arrays:
+                values = self.storage.arrays[OBS, name]
+                given = values[held]
+                values[held] = inside = given.clamp(0, space.classes - 1)
+                changed[name] = int((inside != given).sum())
+        return {name: count for name, count in changed.items() if count}
 
     def rows(self, stream: np.ndarray, number: np.ndarray, latents: bool = False) -> dict[Key, Tensor]:
         """Records [m] by stream and number, on the CPU: the latents alone, or all but them."""

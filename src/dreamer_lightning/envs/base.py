@@ -13,6 +13,7 @@ import torch
 from torchrl.data import Categorical, Composite, MultiOneHot, OneHot, TensorSpec
 from torchrl.envs import EnvBase, TransformedEnv
 
+from dreamer_lightning.envs.pictures import drawn
 from dreamer_lightning.envs.transforms import Wire
 from dreamer_lightning.store import environment
 from dreamer_lightning.types import LATENT, LOG_PREFIX, PREV_ACTION, Space, Specs, UserError
@@ -62,7 +63,12 @@ class EnvFactory(ABC):
             base = base.base_env
         seats = vars(base).get("seats")  # of several
         env = getattr(seats[0], "inner", None) if seats else env
-        return None if env is None else self._frame(env)
+        picture = None if env is None or self.no_picture else self._frame(env)
+        try:
+            return None if picture is None else drawn(picture)
+        except ValueError as error:
+            self.no_picture = str(error)
+            return None
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
         return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, Transf
 from dreamer_lightning.envs.base import EnvFactory
 from dreamer_lightning.envs.guarded import Failures, Guard, Row
 from dreamer_lightning.envs.workers import Worker
+from dreamer_lightning.types import Occupied, UserError
 
 Primers = Mapping[str | tuple[str, ...], tuple[tuple[int, ...], torch.dtype]]
 
@@ -86,6 +87,25 @@ class Batch(EnvBase):
                 seat.row = self.rows[i] = state["row"]
         return refused
 
+    @contextmanager
+    def lend(self) -> Iterator[Batch]:
+        """The first environment, for episodes in between.
+
+        Raises:
+            UserError: it is in a worker process.
+        """
+        if not isinstance(seat := self.seats[0], Guard):
+            raise UserError(
+                "env: no second one can be opened, and evaluation cannot play in a worker process; take "
+                "--collector.backend serial, or --evaluation.every 0 with --evaluation.random_episodes 0"
+            )
+        with seat.lent():
+            lent = Batch([seat])
+            try:
+                yield lent
+            finally:
+                lent.seats = []  # it is not closed with the batch
+
     def _set_seed(self, seed: int | None) -> None:
         """Each environment is seeded when it is made."""
 
@@ -121,6 +141,7 @@ def make_batched(
 
     Raises:
         UserError: what the factory raises, also from within a worker.
+        Occupied: the first environment was made here, a further one was not.
         EnvFailure: an environment failed too often in a row.
     """
     factory.prepare()
@@ -132,7 +153,7 @@ def make_batched(
     elif backend == "process":
         env = Batch([Worker(factory, kwargs[i], i, failures) for i in range(num_envs)])
     else:
-        env = Batch([Guard(factory, kwargs[i], i, failures, patience) for i in range(num_envs)])
+        env = Batch(_guards(factory, kwargs, failures, patience))
     transforms = [InitTracker(init_key="is_init")]
     if primers:
         carried = Composite(shape=(num_envs,))
@@ -140,6 +161,22 @@ def make_batched(
             carried[key] = Unbounded(shape=(num_envs, *shape), dtype=dtype)
         transforms.append(TensorDictPrimer(carried))
     return TransformedEnv(env, Compose(*transforms))
+
+
+def _guards(
+    factory: EnvFactory, kwargs: list[dict[str, Any]], failures: Failures | None, patience: float | None
+) -> list[Guard]:
+    seats: list[Guard] = []
+    try:
+        for i, each in enumerate(kwargs):
+            seats.append(Guard(factory, each, i, failures, patience))
+    except BaseException as error:
+        _close(seats)
+        if not seats or isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        why = f"{type(error).__name__}: {error}"
+        raise Occupied(f"env: one was made, one more beside it was not ({why}); --num_envs 1 plays in one") from error
+    return seats
 
 
 def batch_of(env: EnvBase) -> Any:

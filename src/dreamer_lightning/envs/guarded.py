@@ -130,6 +130,7 @@ class Guard:
         self.patience, self.in_a_row, self.made, self.steps = patience, 0, 1, 0
         self.seed, self.inner = self.kwargs["seed"], factory.make(**kwargs)
         self.row: Row = {}
+        self.taken = False  # others have played in it since the last step
         self._watch()
 
     def specs(self) -> tuple[TensorSpec, ...]:
@@ -139,7 +140,7 @@ class Guard:
 
     def reset(self) -> Row:
         """The observation with which an episode begins."""
-        self.steps = 0
+        self.steps, self.taken = 0, False
         while True:
             try:
                 with within(self.patience):
@@ -149,6 +150,9 @@ class Guard:
 
     def step(self, action: Tensor) -> Row:
         """What a flat action [a] leads to."""
+        if self.taken:
+            self.taken = False
+            return cut(self.row)
         self.steps += 1
         try:
             with within(self.patience):
@@ -165,6 +169,15 @@ class Guard:
                 for note in notes:
                     self.failures.tell(self.index, note, kind="note")
         return {**self._keep(after), "reward": after.get("reward")}
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Others play in it meanwhile; the episode that was playing then ends as truncated."""
+        row = self.row
+        try:
+            yield
+        finally:
+            self.row, self.taken = row, True
 
     def _keep(self, after: TensorDict) -> Row:
         self.row = {key: after.get(key) for key in self.keys}
@@ -220,6 +233,8 @@ class Guard:
 
     def get_state(self) -> dict[str, Any] | None:
         """State of the environment inside, None if it has none."""
+        if self.taken:
+            return None
         with suppress(Exception):  # a user's get_state that fails costs an episode, not the run
             state = self.factory.get_state(self.inner)
             if state is not None:

@@ -66,10 +66,10 @@ class GymSuite(Suite):
 
     def _frame(self, env: EnvBase) -> np.ndarray | None:
         inner: Any = getattr(env.base_env, "_env", None)
-        if getattr(inner, "render_mode", None) != "rgb_array" or self.no_picture:
+        if getattr(inner, "render_mode", None) != "rgb_array":
             return None
         try:
-            return np.asarray(inner.render())
+            return inner.render()
         except Exception as error:  # the run goes on without videos: no package, no display, no texture
             self.no_picture = line(error) or type(error).__name__
             return None

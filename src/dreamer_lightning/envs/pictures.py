@@ -73,6 +73,21 @@ def joined(frames: np.ndarray) -> np.ndarray:
     return moved.reshape(*moved.shape[:-2], -1)
 
 
+def drawn(value: object) -> np.ndarray:
+    """What an environment draws, as uint8 [height, width, 3]; floats up to 1 count as shares of white.
+
+    Raises:
+        ValueError: it is no picture.
+    """
+    image = np.asarray(value)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or min(image.shape) < 1 or image.dtype.kind not in "uifb":
+        raise ValueError(f"its picture is {type(value).__name__} {image.shape} of {image.dtype}")
+    if image.dtype != np.uint8:
+        image = to_bytes(np.nan_to_num(image), 0, 255 if image.dtype.kind in "ui" or (image > 1).any() else 1)
+    return image.repeat(3, -1) if image.shape[-1] == 1 else image[..., :3]
+
+
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """A uint8 picture [height, width(, channels)] as [size, size, channels], Pillow bilinear; 0 keeps the size."""
     image = np.ascontiguousarray(image)

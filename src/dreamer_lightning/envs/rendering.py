@@ -13,7 +13,15 @@ from pathlib import Path
 
 from dreamer_lightning.types import UserError
 
-_DRAW = "from dm_control import mujoco; mujoco.Physics.from_xml_string('<mujoco/>').render(16, 16)"
+_DRAW = """
+try:
+    from dm_control.mujoco import Physics
+except ImportError:
+    import mujoco
+    mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 16, 16).render()
+else:
+    Physics.from_xml_string('<mujoco/>').render(16, 16)
+"""
 _OFF = ("disable", "disabled", "off", "false", "0")
 _DAY = 86400.0
 _found: dict[str, str] = {}  # what this process has set MUJOCO_GL to; empty while the user's value counts

@@ -66,6 +66,7 @@ class Strict(gymnasium.Wrapper):
     ):
         super().__init__(env)
         self.log_info, self.steps = list(log_info), 0
+        self.first: Any = None  # what the last reset returned
         self.notes: list[str] = []
         self.missing: set[str] | None = set(self.log_info)  # never seen yet; None once that is told
         space = env.observation_space
@@ -96,13 +97,15 @@ class Strict(gymnasium.Wrapper):
         return self if hasattr(inner, "num_envs") else inner
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        self.steps = 0
         try:
             both = self.env.reset(seed=seed, options=options)
-        except TypeError as error:
-            if not re.search("unexpected keyword argument '(seed|options)'", str(error)):
+        except Exception as error:
+            if isinstance(error, TypeError) and re.search("unexpected keyword argument '(seed|options)'", str(error)):
+                raise UserError(f"env: {line(error)}; {_RESET}") from error
+            if self.steps or self.first is None or seed is not None:
                 raise
-            raise UserError(f"env: {line(error)}; {_RESET}") from error
+            both = self.first  # it refuses before the end of its episode, of which nothing was played yet
+        self.steps, self.first = 0, both
         if not (isinstance(both, tuple | list) and len(both) == 2 and isinstance(both[1], Mapping | None)):
             raise UserError(f"env: reset returns no pair of an observation and an info dict; {_RESET}")
         return self._read(*both), {}

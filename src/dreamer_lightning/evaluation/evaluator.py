@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torchrl.envs import EnvBase
 
 from dreamer_lightning.envs.base import EnvFactory
-from dreamer_lightning.envs.batched import make_batched
+from dreamer_lightning.envs.batched import Batch, make_batched
 from dreamer_lightning.envs.guarded import Failures
 from dreamer_lightning.evaluation.coverage import coverage
 from dreamer_lightning.evaluation.film import observed_frames
@@ -28,7 +32,11 @@ from dreamer_lightning.evaluation.gap import (
 )
 from dreamer_lightning.evaluation.openloop import error_metrics
 from dreamer_lightning.evaluation.rollout import Episode, device_of, own_randomness, rollout
+from dreamer_lightning.types import Occupied, UserError
 
+logger = logging.getLogger("dreamer_lightning")
+
+LONGEST = 10_000  # agent steps of an evaluation episode, where neither the user nor the environment has a limit
 EVALUATION_SEED = 77_777  # added to seeds, so that no training environment is evaluated in
 
 
@@ -58,8 +66,11 @@ class Evaluator:
         starts: states from which the sampled episodes are dreamed; 0 switches the comparison off.
         gap_alarm: largest acceptable ``gap/return``, in return; None: half the size of the real return.
         alarm_after: evaluations running above it until the warning.
-        max_length: agent steps after which an endless episode is cut.
+        max_length: agent steps after which an episode is cut; None: the factory's ``time_limit``, 10,000 at least.
         failures: where failures of environments are told; None: each one raises.
+        lender: environments of training. Where no other one can be opened (a robot, a licence), evaluation plays in
+            the first of these, whose own episode ends as truncated; None: that raises.
+        stopped: asked between steps; on True an evaluation ends without a result.
     """
 
     def __init__(
@@ -72,24 +83,31 @@ class Evaluator:
         starts: int = 64,
         gap_alarm: float | None = None,
         alarm_after: int = 3,
-        max_length: int = 30_000,
+        max_length: int | None = None,
         failures: Failures | None = None,
+        lender: Batch | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ):
         self.env_factory, self.episodes, self.seed = env_factory, episodes, seed
         self.num_envs = min(num_envs or 8, episodes)
-        self.backend, self.starts, self.max_length = backend, starts, max_length
+        self.backend, self.starts = backend, starts
+        limit = -(-(getattr(env_factory, "time_limit", None) or 0) // env_factory.repeat)
+        self.max_length = max_length or max(LONGEST, limit)
         self.alarm, self.failures = GapAlarm(gap_alarm, alarm_after), failures
+        self.lender, self.stopped, self.borrows, self.told = lender, stopped, False, False
 
-    def evaluate(self, dreamer) -> Evaluation:
+    def evaluate(self, dreamer) -> Evaluation | None:
         """Plays ``episodes`` greedy and as many sampled episodes, dreams the sampled ones, minds the alarm.
 
         Returns:
-            Metrics ``eval/*``, ``gap/*``, ``openloop/*``, and the episodes.
+            Metrics ``eval/*``, ``gap/*``, ``openloop/*``, and the episodes. None: it was stopped.
         """
         with own_randomness():
             generator = torch.Generator(device_of(dreamer)).manual_seed(self.seed)
             greedy = self.play(dreamer, generator, greedy=True)
             sampled = self.play(dreamer, generator, greedy=False)
+            if self.stopped():
+                return None
             repeat = self.env_factory.repeat
             metrics = score_metrics("greedy", greedy, repeat) | score_metrics("sampled", sampled, repeat)
             greedy[0].frames = observed_frames(dreamer.specs, greedy[0])
@@ -101,12 +119,48 @@ class Evaluator:
 
     def play(self, dreamer, generator: torch.Generator, greedy: bool) -> list[Episode]:
         """The episodes of one kind."""
-        seed = self.seed + EVALUATION_SEED
-        env = make_batched(self.env_factory, self.num_envs, seed, self.backend, failures=self.failures)
+        length, stopped = self.max_length, self.stopped
+        with self.environment() as env:
+            played = rollout(dreamer, env, self.episodes, greedy, generator, max_length=length, stopped=stopped)
+        if not self.told and any(episode.cut for episode in played):
+            self.told = True
+            logger.warning(
+                "evaluation: an episode had not ended after %d agent steps and was cut there; fit takes another limit "
+                "by --evaluation.max_length, and --env.time_limit ends training episodes, too", self.max_length,
+            )  # fmt: skip
+        return played
+
+    @contextmanager
+    def environment(self) -> Iterator[EnvBase]:
+        """New environments, as many as are to be opened; else one of the lender's."""
+        env = None if self.borrows else self._opened()
+        if env is None:
+            assert self.lender is not None
+            with self.lender.lend() as env:
+                yield env
+            return
         try:
-            return rollout(dreamer, env, self.episodes, greedy, generator, max_length=self.max_length)
+            yield env
         finally:
             env.close()
+
+    def _opened(self) -> EnvBase | None:
+        """New environments; None if there can be none beside those of training."""
+        seed = self.seed + EVALUATION_SEED
+        try:
+            return make_batched(self.env_factory, self.num_envs, seed, self.backend, failures=self.failures)
+        except Occupied:  # there is one, but no second one
+            self.num_envs = 1
+            return self._opened()
+        except Exception as error:
+            if isinstance(error, UserError) or self.lender is None:
+                raise
+            self.borrows, self.num_envs = True, 1
+            logger.warning(
+                "evaluation: no environment can be opened beside that of training (%s: %s); it plays in that one, and "
+                "training goes on with a new episode", type(error).__name__, error,
+            )  # fmt: skip
+            return None
 
     def state_dict(self) -> dict[str, int]:
         return self.alarm.state_dict()

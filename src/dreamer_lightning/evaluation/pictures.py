@@ -69,14 +69,30 @@ def _frame(images: np.ndarray, context: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray | list[np.ndarray], fps: int = 20) -> Path:
-    """Writes frames [T, height, width, 3] uint8 as H.264, cut to even sizes, and returns the path."""
-    frames = np.asarray(frames)
-    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    """Writes frames [T, height, width, 3] uint8 as H.264, and returns the path.
+
+    All get the size of the first, cut to even numbers.
+
+    Raises:
+        ValueError: frames of less than two pixels a side.
+    """
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
+    if not (height and width):
+        raise ValueError(f"a film of {frames[0].shape[1]} by {frames[0].shape[0]} pixels")
+    sizes = {frame.shape for frame in frames}
+    frames = np.asarray(frames if len(sizes) == 1 else [_sized(frame, frames[0].shape) for frame in frames])
+    frames = frames[:, :height, :width]
     path.parent.mkdir(parents=True, exist_ok=True)
     with imageio.get_writer(path, fps=fps, macro_block_size=1, codec="libx264", pixelformat="yuv420p") as writer:
         for frame in frames:
             writer.append_data(frame)  # type: ignore[attr-defined]
     return path
+
+
+def _sized(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image
+
+    return frame if frame.shape == shape else np.asarray(Image.fromarray(frame).resize((shape[1], shape[0])))
 
 
 def film_strip(dream: OpenLoop, key: str, count: int = 8) -> Figure:

@@ -25,6 +25,7 @@ class Episode:
         last: packed posterior latent of the final observation.
         greedy: actions were the policy's mode, not samples.
         frames: pictures for a video, uint8 [height, width, 3] each, if asked for.
+        cut: the limit of steps ended it, not the environment.
     """
 
     obs: dict[str, np.ndarray]
@@ -35,6 +36,7 @@ class Episode:
     last: dict[str, Tensor]
     greedy: bool = False
     frames: list[np.ndarray] = field(default_factory=list)
+    cut: bool = False
 
     @property
     def score(self) -> float:
@@ -82,6 +84,7 @@ def rollout(
     keep: int = 1000,
     max_length: int = 30_000,
     frame: Callable[[object], np.ndarray | None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[Episode]:
     """Plays ``episodes`` whole episodes, as many at once as the environment is wide.
 
@@ -96,6 +99,7 @@ def rollout(
         keep: observations and latents are kept for so many steps of each episode (rewards and actions for all).
         max_length: agent steps after which an endless episode is cut; that environment then plays no more.
         frame: draws a picture of the environment after each step (single environments only).
+        stopped: asked before each step; on True only the episodes that have ended by then are returned.
     """
     envs = _Envs(env, list(dreamer.specs.obs), device_of(dreamer))
     share = [episodes // envs.count + (i < episodes % envs.count) for i in range(envs.count)]
@@ -103,7 +107,7 @@ def rollout(
     finished: list[tuple[int, Episode]] = []
     td, state = env.reset(), dreamer.initial(envs.count)
     is_first = torch.ones(envs.count, dtype=torch.bool, device=envs.device)
-    while any(share):
+    while any(share) and not stopped():
         obs = envs.look(td)
         action, state = dreamer.act(obs, state, is_first, generator, greedy)
         seen, packed, acted = _host(obs), _host(_latent(state)), action.cpu()
@@ -122,6 +126,7 @@ def rollout(
             last, final = _host(last), _host(_latent(final))
             for i in (i for i in range(envs.count) if cut[i]):
                 finished.append((i, tracks[i].close(i, last, final, bool(terminated[i]), greedy)))
+                finished[-1][1].cut = not bool(done[i])
                 tracks[i] = _Track(keep)
                 share[i] = share[i] - 1 if bool(done[i]) else 0
         is_first, td = done.to(envs.device), root

@@ -206,6 +206,8 @@ def restore(loop: Any, folder: Path, replay: ReplayFiles) -> tuple[dict[str, Any
     loop.load_state_dict(state["loop"])
     if manifest["replay"]:
         replay.load(saved_replay(folder), rank, world)
+        for name, count in loop.replay.clamp(loop.specs).items():
+            said += [f"replay: {count} values of {name!r} lay outside their classes, each is now the nearest class"]
     if not loop.agreed(len(loop.replay) > 0, all):  # it fills up again first
         loop.ratio.wait()
     if world != saved_world:
