@@ -225,7 +225,9 @@ def load_before(
         check_shapes(dreamer, found)
         hold_again(dreamer, folder)
         return [], []
-    said, loaded, frozen = [], None, []
+    said: list[str] = []
+    frozen: list[str] = []
+    loaded = None
     if run.init_from:
         line, loaded = load_fitting(dreamer, run.init_from, run.init_parts)
         said.append(line)

@@ -112,7 +112,8 @@ def _reader(space: spaces.Space, name: str) -> Callable[[Any], dict[str, np.ndar
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         readers = {key: _reader(part, f"{name}{'/' * bool(name)}{key}") for key, part in parts}
         return lambda rows: {k: v for key, read in readers.items() for k, v in read(rows[key]).items()}
-    one, entries = action(space), {}
+    one = action(space)
+    entries: dict[str, Space] = {}
     _writer(space, name, entries)
     if isinstance(one.space, spaces.Box):
         low, high = reach(one.space.low, one.space.high)
