@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dreamer_lightning.envs import DMC, probe_gl, rendering, require_gl, specs_of, working_gl
+from dreamer_lightning.kernels import native
 from dreamer_lightning.types import UserError
 
 
@@ -84,6 +86,13 @@ def test_a_cache_that_cannot_be_read_or_written_is_no_error(fresh, tmp_path, mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert probe_gl() is None
+
+
+def test_a_user_without_a_home_has_caches_among_the_temporary_files(fresh, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and without an entry in passwd
+    assert rendering._cache_file().is_relative_to(tempfile.gettempdir())
+    assert [folder.is_relative_to(tempfile.gettempdir()) for folder in native.folders()] == [True]
 
 
 @pytest.fixture

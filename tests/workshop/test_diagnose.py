@@ -14,6 +14,7 @@ from dreamer_lightning.evaluation.rollout import Episode
 from dreamer_lightning.nets.heads import PolicyHead, TanhPolicyHead
 from dreamer_lightning.types import Space, Specs
 from dreamer_lightning.workshop.diagnose import closing, findings, report
+from runfolders import write_run
 
 NAMES = (
     "reward seen",
@@ -190,3 +191,10 @@ def test_the_line_to_copy_has_its_spaces_quoted(tmp_path: Path):
 def test_mistakes_are_one_line(capsys, args, expected: str):
     assert cli.main(["diagnose", *args]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_an_option_that_is_no_number_leaves_the_other_looks_be(tmp_path: Path):
+    run = write_run(tmp_path / "run", [1.0, 2.0], rssm={"class_path": "mine.RSSM", "init_args": {"free_nats": [1, 2]}})
+    lines = report(run).splitlines()
+    assert len(lines) == 8
+    assert "not measured (float() argument" in lines[1]

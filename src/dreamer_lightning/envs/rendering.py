@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,7 +106,9 @@ def _draws(backend: str) -> bool:
 
 
 def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamer_lightning" / "gl.json"
+    home = os.path.expanduser("~")  # "~" itself for a user who has none
+    cache = os.environ.get("XDG_CACHE_HOME") or (Path(home) / ".cache" if home != "~" else tempfile.gettempdir())
+    return Path(cache) / "dreamer_lightning" / "gl.json"
 
 
 def _machine() -> str:

@@ -222,5 +222,5 @@ def processor() -> str:
 
 def folders() -> list[Path]:
     """Where builds are kept: the user's cache, else a folder of the user's among the system's temporary files."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [cache / "dreamer_lightning", Path(tempfile.gettempdir()) / f"dreamer_lightning-{os.getuid()}"]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")) / "dreamer_lightning"
+    return [*([home] if home.is_absolute() else []), Path(tempfile.gettempdir()) / f"dreamer_lightning-{os.getuid()}"]

@@ -60,7 +60,15 @@ def findings(folder: Path) -> list[Finding]:
         UserError: it is no run folder.
     """
     config, metrics = read_config(folder), read_metrics(folder)
-    return [look(metrics, config) for look in LOOKS]
+    return [judged(look, metrics, config) for look in LOOKS]
+
+
+def judged(look: Callable[[Metric, dict[str, Any]], Finding], metrics: Metric, config: dict[str, Any]) -> Finding:
+    """One look; an option of a class of the user's may be no number, which leaves the others be."""
+    try:
+        return look(metrics, config)
+    except (TypeError, ValueError) as error:
+        return Finding(look.__name__.replace("_", " "), f"not measured ({error})", "a number", "", None)
 
 
 class Finding(NamedTuple):
