@@ -238,3 +238,13 @@ def test_each_environment_is_made_once():
     Counted.made = 0
     env = make_batched(Custom("test_envs_strict:Counted"), 3, 0)
     assert Counted.made == len(batch_of(env).seats) == 3
+
+
+class Clings(Given):
+    def close(self):
+        raise AttributeError("already gone")
+
+
+def test_an_environment_that_cannot_be_closed_costs_nothing():
+    kwargs = {"space": spaces.Discrete(2), "values": (0,)}
+    make_batched(Custom("test_envs_strict:Clings", kwargs), 2, 0).close()
