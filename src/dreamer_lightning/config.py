@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dreamer_lightning import configfiles, migration, settings
+from dreamer_lightning import configfiles, migration
 from dreamer_lightning.arguments import INTERNAL, options_of, rewrite
 from dreamer_lightning.commands import COMMANDS, Command, find
 from dreamer_lightning.errors import UserError
@@ -36,6 +36,8 @@ def parse(name: str, args: Sequence[str]) -> tuple[Callable, dict[str, Any]]:
     if "options" in own:
         options["options"] = {key: options.pop(key) for key in list(options) if key not in own}
     if "config_text" in own:
+        from dreamer_lightning import settings
+
         options["config_text"] = settings.header(words) + parser.dump(parsed, skip_unset=False)
     return partial(call, functions[0]), options
 
