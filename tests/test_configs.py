@@ -22,6 +22,7 @@ NAME_MODULES = (
     "faithful.yaml",
     "r2dreamer.yaml",
     "small.yaml",
+    "ssm.yaml",
     "offline.yaml",
 )  # overlays that are no mere sizes
 WALKER = Specs(

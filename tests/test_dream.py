@@ -55,6 +55,17 @@ def test_dream_writes_plots_and_videos_and_goes_on_past_the_end(run, capsys):
         assert (run / name).stat().st_size > 1000
 
 
+def test_dream_draws_what_a_planner_considered(run, capsys):
+    line = ["dream", str(run), "--planner", "CEM", "--planner.samples", "40", "--planner.elites", "8", "--start", "3"]
+    assert main([*line, "--planner.horizon", "4"]) == 0
+    text = capsys.readouterr().out
+    for name in ("plots/plan-CEM.png", "plots/plan-CEM-image.png"):
+        assert str(run / name) in text
+        assert (run / name).stat().st_size > 5000
+    assert main([*line[:-1], "300"]) == 2
+    assert "--start: the episode ends after" in capsys.readouterr().err
+
+
 def test_lengths_of_evaluate_are_env_steps(run, tmp_path, capsys, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr("dreamer_lightning.envs.counting.Counting.repeat", 3)

@@ -23,6 +23,7 @@ OVERLAYS = (
     "offline.yaml",
     "r2dreamer.yaml",
     "small.yaml",
+    "ssm.yaml",
 )
 OTHERS = ("sweep.yaml",)  # no configs of fit
 

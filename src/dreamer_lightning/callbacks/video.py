@@ -109,7 +109,9 @@ class Video(Callback):
         for key in image_keys(loop.specs, dream):
             path = folder / f"{_stem(loop)}-openloop-{key.replace('/', '_')}.mp4"
             yield f"video/openloop/{key}", write_video(path, dream_video([dream], key), 10)
-        if vector_lines(loop.specs, dream) or not dream.decoded:  # without a decoder: reward, continue and value
+        if (
+            vector_lines(loop.specs, dream.seen, dream.decoded) or not dream.decoded
+        ):  # without a decoder: reward, continue and value
             figure = dream_figure(loop.specs, dream)
             yield "video/openloop", save_figure(folder / f"{_stem(loop)}-openloop.png", figure)
 

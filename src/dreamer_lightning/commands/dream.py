@@ -11,6 +11,7 @@ from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.commands.tables import metric_table, render
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator, compare
+from dreamer_lightning.evaluation.fan import Witness, fan, fan_figure, fan_strip
 from dreamer_lightning.evaluation.openloop import OpenLoop, open_loop
 from dreamer_lightning.evaluation.pictures import (
     dream_figure,
@@ -20,7 +21,8 @@ from dreamer_lightning.evaluation.pictures import (
     save_figure,
     write_video,
 )
-from dreamer_lightning.evaluation.rollout import Episode, own_randomness
+from dreamer_lightning.evaluation.rollout import Episode, own_randomness, rollout
+from dreamer_lightning.planning import Planner, named
 from dreamer_lightning.store.runfolder import PLOTS, VIDEOS
 from dreamer_lightning.types import UserError
 
@@ -35,8 +37,11 @@ def dream(
     checkpoint: Literal["latest", "best"] = "latest",
     seed: int = 1,
     device: str | None = None,
+    planner: Planner | str | None = None,
 ) -> str:
     """Imagine from a trained agent's world model, beside reality: videos for images, plots for vectors, in DIR.
+
+    With a planner, the futures that it considered at one moment, the one that it chose, and what then happened.
 
     Args:
         run: run folder, or the name of an agent that comes with the package.
@@ -48,6 +53,8 @@ def dream(
         checkpoint: the newest one, or the one with the best evaluation.
         seed: of the environments and draws.
         device: where it computes; None: the GPU if there is one.
+        planner: plays in place of the policy, and is looked at: shooting, cem, mppi, gradient, or a class by its path
+            with options below it, such as --planner MPPI --planner.horizon 15.
 
     Returns:
         The report: errors by steps dreamed, and the files written.
@@ -59,6 +66,8 @@ def dream(
         if value < 1:
             raise UserError(f"--{name}: {value} is too small; give 1 or more")
     agent = Agent.load(run, checkpoint, device, seed)
+    if planner is not None:
+        return render(*write_fan(agent, named(planner), start, context, seed, agents.home(run)))
     with own_randomness():
         generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
         evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED)
@@ -98,3 +107,27 @@ def write_pictures(
         strip = save_figure(folder / PLOTS / f"dream_{name}.png", film_strip(each[0], key))
         lines.append(f"wrote {strip}")
     return lines
+
+
+def write_fan(agent: Agent, planner: Planner, start: int, context: int, seed: int, folder: Path) -> list[str]:
+    """Pictures of what a planner considered after ``context`` seen steps of an episode; a line for each.
+
+    Raises:
+        UserError: the episode ends before that.
+    """
+    with own_randomness():
+        witness = Witness(agent.dreamer, planner, start + context - 1)
+        evaluator = Evaluator(agent.env_factory, 1, seed + EVALUATION_SEED)
+        generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
+        enough = witness.at + planner.horizon + 1
+        with evaluator.environment() as env:
+            episode = rollout(witness, env, 1, True, generator, keep=enough, max_length=enough)[0]
+        if episode.length <= witness.at:
+            raise UserError(f"--start: the episode ends after {episode.length} steps, before the planner's moment")
+        found = fan(witness, episode, context, generator)
+    name = type(planner).__name__
+    title = f"{agent.env_factory.name}: what {name} considered at step {witness.at}"
+    figures = {f"plan-{name}.png": fan_figure(agent.specs, found, title)}
+    for key in (key for key in found.decoded if agent.specs.obs[key].image):
+        figures[f"plan-{name}-{key.replace('/', '_')}.png"] = fan_strip(found, key, title)
+    return [f"wrote {save_figure(folder / PLOTS / file, figure)}" for file, figure in figures.items()]

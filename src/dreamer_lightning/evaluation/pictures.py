@@ -114,12 +114,14 @@ def film_strip(dream: OpenLoop, key: str, count: int = 8) -> Figure:
     return figure
 
 
-def vector_lines(specs: Specs, dream: OpenLoop, count: int = 6) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def vector_lines(
+    specs: Specs, seen: dict[str, np.ndarray], decoded: dict[str, np.ndarray], count: int = 6
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The ``count`` liveliest vector dimensions as (name, truth [T], futures [samples, T])."""
     lines = []
-    for key in (k for k in dream.decoded if not specs.obs[k].image):
-        truth = dream.seen[key].reshape(len(dream.seen[key]), -1)
-        model = dream.decoded[key].reshape(len(dream.decoded[key]), len(truth), -1)
+    for key in (k for k in decoded if not specs.obs[k].image):
+        truth = seen[key].reshape(len(seen[key]), -1)
+        model = decoded[key].reshape(len(decoded[key]), len(truth), -1)
         for i in range(truth.shape[1]):
             name = apart(key) if truth.shape[1] == 1 else f"{apart(key)}[{i}]"
             lines.append((name, truth[:, i], model[:, :, i]))
@@ -130,7 +132,7 @@ def vector_lines(specs: Specs, dream: OpenLoop, count: int = 6) -> list[tuple[st
 
 def dream_figure(specs: Specs, dream: OpenLoop, title: str = "", dims: int = 6) -> Figure:
     """Truth, the mean future and the band of futures (10 to 90%) over time, for vectors, reward and continue."""
-    lines = vector_lines(specs, dream, dims)
+    lines = vector_lines(specs, dream.seen, dream.decoded, dims)
     lines += [(name, dream.truth[name], dream.dream[name]) for name in ("reward", "cont")]
     lines.append(("value", np.full(dream.dream["value"].shape[1], np.nan), dream.dream["value"]))
     columns = 3
