@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tiny
-from dreamer_lightning.evaluation.fan import SHOWN, Witness, cut, fan
+from dreamer_lightning.commands.fan import SHOWN, Witness, cut, fan
 from dreamer_lightning.evaluation.rollout import Episode
 from dreamer_lightning.planning import Shooting
 

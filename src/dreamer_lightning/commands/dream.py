@@ -9,9 +9,9 @@ import torch
 
 from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
+from dreamer_lightning.commands.fan import Witness, fan, fan_figure, fan_strip
 from dreamer_lightning.commands.tables import metric_table, render
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator, compare
-from dreamer_lightning.evaluation.fan import Witness, fan, fan_figure, fan_strip
 from dreamer_lightning.evaluation.openloop import OpenLoop, open_loop
 from dreamer_lightning.evaluation.pictures import (
     dream_figure,
