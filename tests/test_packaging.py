@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from lowest import lowest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -27,6 +30,12 @@ def test_version_is_the_package_version():
     import dreamer_lightning
 
     assert dreamer_lightning.__version__ == PROJECT["project"]["version"]
+
+
+def test_the_lowest_versions_are_those_of_pyproject():
+    pins = lowest()
+    assert f"torch=={re.search(r'torch>=([0-9.]+)', (ROOT / 'pyproject.toml').read_text())[1]}" in pins
+    assert len(pins) == sum(">=" in line for line in PROJECT["project"]["dependencies"])
 
 
 @pytest.fixture(scope="module")
