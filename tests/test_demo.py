@@ -114,6 +114,17 @@ def test_an_episode_a_dream_and_a_person_at_the_controls(server, short):
     assert "real" not in ask(server, "push", action=[0.0])  # the dream goes on
 
 
+def test_a_planner_acts_in_place_of_the_policy(server, short):
+    about = ask(server, "open", name=NAME)
+    assert [each["name"] for each in about["planners"]] == ["mppi", "cem", "shooting", "gradient"]
+    policy, planned = ask(server, "play", seed=3), ask(server, "play", seed=3, actor="mppi")
+    assert not np.allclose(policy["action"], planned["action"])
+    assert np.shape(ask(server, "dream", start=2, length=3, samples=2)["action"]) == (2, 3, 1)
+    ask(server, "take", start=2)
+    assert len(ask(server, "push", action=None)["action"]) == 1
+    assert send(server, "/api/play", {"seed": 3, "actor": "os.system"})[0] == 400
+
+
 def test_without_chance_all_futures_are_one(server, short):
     ask(server, "open", name=NAME)
     ask(server, "play", seed=1)
@@ -217,6 +228,8 @@ def test_the_page_plays_pauses_and_is_taken_over(server, width, scheme):
         page.keyboard.up("ArrowRight")
         page.keyboard.press("t")
         wait(page, f"{stage}.hand === null")
+        page.select_option("#actor", "cem")
+        wait(page, f"{stage}.playing && document.querySelector('#status').textContent.startsWith('episode')")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert errors == []
         browser.close()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
-from dreamer_lightning.demo.stage import choose, dream_step, listed, rounded, thoughts
+from dreamer_lightning.demo.actor import Actor, planners
+from dreamer_lightning.demo.stage import dream_step, listed, rounded, thoughts
 from dreamer_lightning.envs.base import step
 from dreamer_lightning.evaluation.rollout import Episode, own_randomness, rollout
 from dreamer_lightning.types import Carried, UserError
@@ -31,7 +32,7 @@ class Player:
         self.agent, self.dreamer, self.specs = agent, agent.dreamer, agent.dreamer.specs
         self.generator = torch.Generator(self.dreamer.device).manual_seed(seed)
         self.episode: Episode | None = None
-        self.seed, self.recorded = seed, False
+        self.seed, self.recorded, self.actor = seed, False, Actor(agent.dreamer)
         self.hand: Hand | None = None
 
     def about(self) -> dict[str, Any]:
@@ -48,19 +49,21 @@ class Player:
             "parameters": sum(parameter.numel() for parameter in self.dreamer.parameters()),
             "horizon": 1 / (1 - discount.gamma) if discount.gamma < 1 else None,
             "card": card,
+            "planners": planners(self.dreamer),
         }
 
-    def play(self, seed: int, greedy: bool = True) -> dict[str, Any]:
+    def play(self, seed: int, greedy: bool = True, actor: str = "") -> dict[str, Any]:
         """Plays a real episode and tells what the model thought of each step.
 
         Args:
             seed: of the environment.
             greedy: the likeliest actions instead of samples.
+            actor: the planner that acts from now on, in dreams and beside a person, too; empty: the policy.
 
         Raises:
             UserError: the environment cannot be made, and no episode came with the agent.
         """
-        self.hand = None
+        self.hand, self.actor = None, Actor(self.dreamer, actor)
         with own_randomness():
             try:
                 env = self.environment(seed)
@@ -68,7 +71,7 @@ class Player:
                 self.episode = self.recording(error)
             else:
                 generator = torch.Generator(self.dreamer.device).manual_seed(seed)
-                played = rollout(self.dreamer, env, 1, greedy, generator, LONGEST + 1, LONGEST)
+                played = rollout(self.actor.player(), env, 1, greedy, generator, LONGEST + 1, LONGEST)
                 self.episode, self.recorded, self.seed = played[0], False, seed
                 env.close()
         return self.told(self.episode)
@@ -141,13 +144,13 @@ class Player:
         """
         length, samples = int(clamp("length", length)), int(clamp("samples", samples))
         chance, latent = clamp("chance", chance), self.moment(start, samples)
-        latents, acted = [latent], []
+        latents, acted, actor = [latent], [], Actor(self.dreamer, self.actor.name)
         taken = self.episode.action[max(0, start) : start + length] if same and self.episode else np.zeros((0, 1))
         for time in range(length):
             if time < len(taken):
                 action = torch.from_numpy(taken[time]).to(self.dreamer.device).expand(samples, -1)
             else:
-                action = choose(self.dreamer, latent, chance, self.generator)
+                action = actor(latent, chance, self.generator)
             latent, _ = dream_step(self.dreamer, latent, action, chance, self.generator)
             latents.append(latent)
             acted.append(action)
@@ -206,12 +209,13 @@ class Hand:
 
     def __init__(self, player: Player, latent: Carried, chance: float, env: Any, td: Any):
         self.player, self.latent, self.real, self.chance, self.env, self.td = player, latent, latent, chance, env, td
+        self.actor = Actor(player.dreamer, player.actor.name)
 
     @torch.no_grad()
     def push(self, action: Tensor | None) -> dict[str, Any]:
-        """One step of both under an action [a]; the policy decides in the dream where there is none."""
+        """One step of both under an action [a]; the policy or planner decides in the dream where there is none."""
         dreamer, generator = self.player.dreamer, self.player.generator
-        acted = choose(dreamer, self.latent, 0.0, generator) if action is None else action[None]
+        acted = self.actor(self.latent, 0.0, generator) if action is None else action[None]
         self.latent, logits = dream_step(dreamer, self.latent, acted, self.chance, generator)
         found = {"dream": thoughts(dreamer, self.latent, logits), "action": rounded(acted[0])}
         if self.env is not None:

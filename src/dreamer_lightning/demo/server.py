@@ -59,7 +59,8 @@ class Theatre:
         return {"name": name, **self.player.about()}
 
     def play(self, asked: dict[str, Any]) -> Any:
-        return self.player.play(whole(asked, "seed", 1), bool(asked.get("greedy", True)))
+        actor = asked.get("actor") or ""
+        return self.player.play(whole(asked, "seed", 1), bool(asked.get("greedy", True)), str(actor))
 
     def dream(self, asked: dict[str, Any]) -> Any:
         length, samples = whole(asked, "length", 50), whole(asked, "samples", 8)

@@ -32,13 +32,17 @@ const open = (name) => guarded('Loading the agent …', async () => {
   const steps = card.env_step ? `, trained for ${card.env_step.toLocaleString('en')} env steps` : '';
   $('about').textContent = `${task}: ${(parameters / 1e6).toFixed(2)}M parameters`
     + (horizon ? `, looks ${horizon.toFixed(0)} steps ahead` : '') + steps + score;
+  const planners = state.about.planners.map(({name: value, title}) => new Option(title, value));
+  $('actor').replaceChildren(new Option('the policy', ''), ...planners);
+  $('actor-row').hidden = !planners.length;
   $('help').checked = state.about.actions.every((action) => action.classes);
   await play();
 });
 
 async function play() {
-  tell('Playing a real episode …');
-  const found = await ask('play', {seed: state.seed});
+  const actor = $('actor').value;
+  tell(actor ? 'A planner plays a real episode: it thinks at every step …' : 'Playing a real episode …');
+  const found = await ask('play', {seed: state.seed, actor});
   found.obs = unpack(found.obs);
   found.model.obs = unpack(found.model.obs);
   found.model.latent = unpackLatent(found.model.latent);
@@ -191,6 +195,7 @@ let waiting = 0;
 function wire() {
   $('agent').onchange = () => { state.seed = 1; open($('agent').value); };
   $('fresh').onclick = () => guarded('', async () => { letGo(); pause(); state.seed += 1; await play(); });
+  $('actor').onchange = () => guarded('', async () => { letGo(); pause(); await play(); });
   $('play').onclick = () => state.hand ? take() : state.playing ? pause() : resume();
   $('time').oninput = () => go(Number($('time').value));
   $('speed').onchange = () => { if (state.playing) resume(); };
