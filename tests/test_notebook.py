@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
+
+from dreamer_lightning.store.metrics import read_rows, series
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")
@@ -48,3 +51,26 @@ def test_planner_and_actor_notebook(tmp_path, monkeypatch):
     text = run("03_planner_and_actor.ipynb", tmp_path, monkeypatch)
     assert text.count("image/png") == 2
     assert "planner, blank actor" in text
+
+
+def test_your_own_environment_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENV_STEPS", "320")  # a few updates
+    text = run("04_your_own_environment.ipynb", tmp_path, monkeypatch)
+    assert text.count("image/png") == 3
+    assert "what Dreamer sees and does" in text
+    assert (tmp_path / "runs" / "hover" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_drone_learns_to_hover(tmp_path, monkeypatch):
+    run("04_your_own_environment.ipynb", tmp_path, monkeypatch)
+    scores = series(read_rows(tmp_path / "runs" / "hover" / "metrics.csv"), "episode/score", "env_step")[1]
+    assert sum(scores[-10:]) / 10 > 30  # of 60; doing nothing has 26 on average, chance 6
+
+
+@pytest.mark.slow
+def test_from_pixels_notebook(tmp_path, monkeypatch):
+    text = run("05_from_pixels.ipynb", tmp_path, monkeypatch)
+    assert text.count("image/png") == 3
+    latent, rows = (float(number) for number in re.findall(r"(?:latent|picture): +(-?[0-9.]+)", text))
+    assert latent > rows
