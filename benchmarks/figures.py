@@ -34,6 +34,10 @@ QUICKSTART = "quickstart.yaml: cartpole_balance, repeat 4, train ratio 512, 4 en
 BASE = "efficient"  # what the ablations change
 PROTOCOLS = ("dmc", "imag16", "ppo", "sac")  # other agents, not changes to it
 MAIN = (*PROTOCOLS, BASE, "mix", "corners-mix")  # overlays of the first picture and of the table
+CALLED = yaml.safe_load((HERE / "overlays" / "names.yaml").read_text())
+SHIPPED = ("corners-mix", "mix")  # dmc.yaml with held corners where that was run, else without
+CHEAP = ("reacher_easy", "reacher_hard", "ball_in_cup_catch", "cartpole_balance", "walker_stand", "pendulum_swingup")
+AT = 50_000  # env steps of the overview
 BENCHMARK = "dmc_proprio"
 BEGIN, END = "<!-- results: python benchmarks/figures.py -->", "<!-- end of results -->"
 
@@ -147,6 +151,59 @@ def length_figure(folders: list[Path], path: Path) -> Path:
     return path
 
 
+def overview_figure(found: list[Method], path: Path) -> Path:
+    """Bars at 50K env steps: each cheap task and their mean, this package beside what was published.
+
+    Args:
+        found: runs and published curves.
+        path: a .png file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = records(found, WINDOWS[BENCHMARK])
+    scores = {(record["task"], record["method"]): record for record in made}
+
+    def ours(task: str) -> dict[str, Any]:
+        return next(scores[task, label] for label in SHIPPED if (task, label) in scores)
+
+    methods: dict[str, tuple[str, Any]] = {"Dreamer Lightning": ("#0072b2", ours)}
+    for label, name, color in (
+        ("dreamerv3", "DreamerV3, published", "#444444"),
+        ("dmpo", "DMPO, published", "#999999"),
+        ("d4pg", "D4PG, published", "#bbbbbb"),
+        ("ppo_fixhp", "PPO, published", "#dddddd"),
+    ):
+        methods[name] = (color, lambda task, label=label: scores[task, label])
+    tasks = [task for task in CHEAP if any((task, label) in scores for label in SHIPPED)]
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis, width = figure.subplots(), 0.8 / len(methods)
+    for i, (name, (color, record)) in enumerate(methods.items()):
+        heights = [record(task)[f"score@{AT}"] for task in tasks]
+        heights.append(float(np.mean(heights)))
+        places = np.arange(len(heights)) + (i - (len(methods) - 1) / 2) * width
+        bars = axis.bar(places, heights, 0.92 * width, color=color, label=name)
+        if not i:
+            axis.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=8, fontweight="bold", color=color)
+    names = [f"{task}\n{seeds_of(ours(task))}" for task in tasks] + [f"mean of {len(tasks)}"]
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_ylabel(f"return at {AT // 1000}K env steps")
+    axis.set_title("DeepMind Control from vectors, training episodes", loc="left", fontsize=10)
+    axis.legend(frameon=False, fontsize=8, ncols=len(methods), loc="upper left")
+    axis.set_ylim(0, 1180)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="0.92")
+    axis.set_axisbelow(True)
+    figure.savefig(path)
+    return path
+
+
+def seeds_of(record: dict[str, Any]) -> str:
+    count = len(record["seeds"].split(","))
+    return f"{count} seed{'s' * (count > 1)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="run folder of the quickstart")
@@ -155,14 +212,14 @@ def main() -> None:
     seeds = {path.name: path for path in sorted((RESULTS / "cartpole_balance/quickstart").glob("seed*"))}
     learning_curve(seeds, 300.0, QUICKSTART, IMAGES / "quickstart.png")
     first, others = rows(RESULTS, main=True), rows(RESULTS, main=False)
-    comparison_figure(
-        first, WINDOWS[BENCHMARK], IMAGES / "results.png", "DeepMind Control from vectors, training episodes"
-    )
+    title = "DeepMind Control from vectors, training episodes"
+    comparison_figure(first, WINDOWS[BENCHMARK], IMAGES / "results.png", title, CALLED)
+    if {row.task for row in first} >= set(CHEAP):
+        overview_figure(first, IMAGES / "overview.png")
     rewrite(PAGE, table(first))
     if others:
-        comparison_figure(
-            others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", f"changes to {BASE}.yaml, training episodes"
-        )
+        title = "What each change brings: DeepMind Control from vectors, training episodes"
+        comparison_figure(others, WINDOWS[BENCHMARK], IMAGES / "ablation.png", title, CALLED)
     lengths = [path for name in (BASE, "length*") for path in sorted(RESULTS.glob(f"reacher_hard/{name}/seed*"))]
     if any(path.parent.name != BASE for path in lengths):
         length_figure(lengths, IMAGES / "imag_length.png")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dreamer_lightning.workshop.results.curves import Window, mean_curve, trailing
-from dreamer_lightning.workshop.results.methods import Method, tasks_of
+from dreamer_lightning.workshop.results.methods import Method, Setting, tasks_of
 from dreamer_lightning.workshop.results.published import REFERENCE
 
 NAMES = {
@@ -35,7 +35,9 @@ LETTERS = 13.5  # of the legend, an inch
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f3c8d")
 
 
-def comparison_figure(rows: Sequence[Method], window: Window, path: Path, title: str = "") -> Path:
+def comparison_figure(
+    rows: Sequence[Method], window: Window, path: Path, title: str = "", names: Mapping[str, str] | None = None
+) -> Path:
     """Draw runs over published curves.
 
     Args:
@@ -43,6 +45,7 @@ def comparison_figure(rows: Sequence[Method], window: Window, path: Path, title:
         window: bins of the published curves; ours are means over the last ``window.least`` env steps at each moment.
         path: a .png file.
         title: above the picture.
+        names: what the legend calls the methods; others have their labels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,9 +57,12 @@ def comparison_figure(rows: Sequence[Method], window: Window, path: Path, title:
     tall = -(-len(tasks) // wide)
     legend = _legend_rows([row for row in rows if _visible(row, _limit(rows, row.task, window))])
     width = max(7.2, 4.4 * wide)
-    captions = [_caption(row, [other for other in rows if other.label == row.label]) for row in legend]
-    names = [textwrap.fill(caption, int(LETTERS * width)) for caption in captions]
-    size = (width, 3.4 * tall + 0.24 * sum(1 + name.count("\n") for name in names) + 0.7)
+    called = {**NAMES, **(names or {})}
+    captions = [_caption(row, [other for other in rows if other.label == row.label], called) for row in legend]
+    columns = 2 if wide > 1 else 1
+    letters = int(LETTERS * width / columns) - 8
+    captions = [textwrap.fill(caption, letters) for caption in captions]
+    size = (width, 3.4 * tall + 0.24 * -(-sum(1 + text.count("\n") for text in captions) // columns) + 1.1)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(tall, wide, squeeze=False).flat)
@@ -66,16 +72,19 @@ def comparison_figure(rows: Sequence[Method], window: Window, path: Path, title:
         axis.set_visible(False)
     handles = [_handle(row, colors) for row in legend]
     length = f"{window.least / 1000:g}K"
-    below = f"means over seeds of the last {length} env steps; bands: one standard deviation over seeds"
+    below = (
+        f"Means over seeds of the last {length} env steps; bands: one standard deviation over seeds. {_common(rows)}"
+    )
     figure.legend(
         handles,
-        names,
+        captions,
         loc="outside lower left",
         frameon=False,
-        fontsize=8,
-        title=below,
+        fontsize=9,
+        title=textwrap.fill(below, int(LETTERS * width)),
         title_fontsize=8,
         alignment="left",
+        ncols=columns,
     )
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -92,14 +101,23 @@ def _legend_rows(rows: Sequence[Method]) -> list[Method]:
     return list(first.values())
 
 
-def _caption(row: Method, same: Sequence[Method]) -> str:
-    setting = same[0].setting
-    for other in same[1:]:
-        setting = setting.merged(other.setting)
+def _caption(row: Method, same: Sequence[Method], names: Mapping[str, str]) -> str:
+    """The method and its seeds; what it was reached with stands in the table of settings."""
     counts = sorted({len(other.curves) for other in same}) if row.ours else [int(row.seeds.removeprefix("n="))]
-    seeds = "-".join(str(count) for count in counts) + (" seed" if counts == [1] else " seeds")
-    parts = [setting.text(), seeds]
-    return f"{row.label if row.ours else NAMES.get(row.label, row.label)}: " + ", ".join(part for part in parts if part)
+    seeds = " to ".join(str(count) for count in sorted({counts[0], counts[-1]})) + (
+        " seed" if counts == [1] else " seeds"
+    )
+    return f"{names.get(row.label, row.label)} ({seeds})"
+
+
+def _common(rows: Sequence[Method]) -> str:
+    """What all runs of ours have in common, in a sentence."""
+    settings = [row.setting for row in rows if row.ours]
+    shared = [
+        parts[0] if len(set(filter(None, parts))) == 1 and parts[0] else "" for parts in zip(*settings, strict=True)
+    ]
+    text = Setting(*shared).text()
+    return f"Runs here: {text}." if text else ""
 
 
 def _handle(row: Method, colors: dict[str, str]) -> Any:
