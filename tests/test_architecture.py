@@ -267,3 +267,19 @@ def test_the_tests_of_a_module_are_found_by_its_name(path: Path):
     elsewhere = {TESTED_IN.get(dotted) or ROOM_TESTS.get(room, ""), f"test_{module.parts[0]}"}
     assert module.stem.startswith("__") or (named | elsewhere) & written, f"{dotted}: where are its tests?"
     assert not (dotted in TESTED_IN and named & written), f"{dotted} has tests of its own now: not in TESTED_IN"
+
+
+TEXT_FILES = {"read_text": 1, "write_text": 2, "open": 3}  # where their encoding stands among the arguments
+
+
+@names
+def test_text_files_name_their_encoding(path: Path):
+    """Else it depends on the machine's locale."""
+    for call in calls(path):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        named = len(call.args) >= TEXT_FILES.get(name, 0) or any(word.arg == "encoding" for word in call.keywords)
+        if name == "open" and not named:
+            owner = ast.unparse(call.func).removesuffix("open").removesuffix(".")
+            modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            named = owner in ("os", "self", "webbrowser") or any("b" in mode and len(mode) < 4 for mode in modes)
+        assert named, f"{path.name}:{call.lineno}: {ast.unparse(call)}"

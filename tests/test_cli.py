@@ -698,3 +698,29 @@ def test_help_of_a_part_alone_tells_of_the_class_that_the_configs_name():
     assert "--env.help=dreamer_lightning.envs.Gym" in given
     with pytest.raises(UserError, match="--replay.help: needs a class after it; --replay is the replay buffer"):
         rewrite(commands.COMMANDS["fit"], ["--replay.help"])
+
+
+@pytest.fixture(scope="module")
+def umlaut(tmp_path_factory) -> Path:
+    """A short run in a folder whose name is not ASCII."""
+    folder = tmp_path_factory.mktemp("runs") / "über"
+    env = {"class_path": "dreamer_lightning.envs.counting.Counting", "init_args": {"lengths": [20, 25]}}
+    options = {"env": env, "updates": 2, "learning_starts": 40, "wandb": {"mode": "disabled"}}
+    cli.fit("dmc.yaml", "debug.yaml", run_dir=str(folder), **options)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line", [["evaluate", "--episodes", "1", "--starts", "4"], ["fit", "--updates", "3", "--resume"], ["diagnose"]]
+)
+def test_a_locale_without_these_letters(umlaut, line):
+    plain = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [*line, str(umlaut)] if line[-1] == "--resume" else [line[0], str(umlaut), *line[1:]]
+    command = [os.fsencode(word) for word in (sys.executable, "-m", "dreamer_lightning", *words)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **plain})
+    assert done.returncode in ((0, 1) if line[0] == "diagnose" else (0,)), done.stderr.decode()[-2000:]
+    told = done.stdout.decode("ascii")
+    assert "Traceback" not in done.stderr.decode()
+    if line[0] == "evaluate":
+        assert "+----" in told  # a table
+        assert "\\xfcber" in told

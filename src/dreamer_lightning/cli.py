@@ -19,6 +19,11 @@ from dreamer_lightning.kernels.process import torch_defaults, wait_politely
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
+    if argv is None and sys.getfilesystemencoding() != "utf-8":  # else paths with such letters are no text
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path's letters may lie outside what the terminal takes
+            stream.reconfigure(errors="backslashreplace")
     try:
         return answer(sys.argv[1:] if argv is None else argv)
     finally:

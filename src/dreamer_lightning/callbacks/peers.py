@@ -74,6 +74,6 @@ def alive(process: int) -> bool:
     except OSError:
         return False
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return not Path("/proc/self/stat").exists()

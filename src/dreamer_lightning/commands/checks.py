@@ -17,7 +17,7 @@ def check_optimizer(folder: Path, config_text: str) -> None:
     Raises:
         UserError: it has another.
     """
-    texts = ((folder / runfolder.CONFIG).read_text(), config_text)
+    texts = ((folder / runfolder.CONFIG).read_text("utf-8"), config_text)
     before, now = (yaml.safe_load(text)["optimizer"]["class_path"] for text in texts)
     if before != now:
         raise UserError(f"--optimizer: {now}, but the run's state is of {before}; --init_from takes the weights alone")

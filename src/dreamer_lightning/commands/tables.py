@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 
 import numpy as np
 from rich.console import Console
@@ -43,9 +44,17 @@ def metric_table(metrics: dict[str, float]) -> Table:
     return table
 
 
+class Paper(io.StringIO):
+    """Text that is meant for stdout: where that takes no more than ASCII, rich draws tables in ASCII."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
 def render(*parts: Table | str, width: int = 110) -> str:
     """Tables and lines as one text without colour."""
-    out = io.StringIO()
+    out = Paper()
     console = Console(file=out, width=width, color_system=None)
     for part in parts:
         if isinstance(part, str):

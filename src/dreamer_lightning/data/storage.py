@@ -253,9 +253,9 @@ def free_bytes(folder: Path | None = None) -> float:
         limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in meminfo.read_text("utf-8").splitlines())
         limits = [int(fields["MemAvailable"].split()[0]) * 1024]
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        limits.append(int(limit.read_text()) - int(used.read_text()))
+    if limit.exists() and used.exists() and limit.read_text("utf-8").strip() != "max":
+        limits.append(int(limit.read_text("utf-8")) - int(used.read_text("utf-8")))
     return min(limits)

@@ -44,7 +44,7 @@ class Failures:
 
     def tell(self, env: int, what: str, details: str = "", kind: str = "failed") -> None:
         """Add one failure: what happened in a line, and a traceback where there is one."""
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"env": env, "what": what, "details": details, "kind": kind}) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ class Failures:
                 return []
         except FileNotFoundError:
             return []
-        with open(self.path) as file:
+        with open(self.path, encoding="utf-8") as file:
             file.seek(self.seen)
             text = file.read()
             self.seen = file.tell()

@@ -119,7 +119,7 @@ def _machine() -> str:
 
 def _recall() -> str | None:
     try:
-        entry = json.loads(_cache_file().read_text())[_machine()]
+        entry = json.loads(_cache_file().read_text("utf-8"))[_machine()]
         return entry["backend"] if time.time() - entry["time"] < _DAY else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -130,11 +130,11 @@ def _remember(backend: str) -> None:
         path = _cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            entries = json.loads(path.read_text())
+            entries = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError):
             entries = {}
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({**entries, _machine(): {"backend": backend, "time": time.time()}}))
+        part.write_text(json.dumps({**entries, _machine(): {"backend": backend, "time": time.time()}}), "utf-8")
         part.replace(path)
     except OSError:
         pass  # a read-only home only costs the next start a probe

@@ -175,7 +175,7 @@ def lock(path: Path) -> Iterator[None]:
     """One process at a time."""
     import fcntl
 
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
         yield
 
@@ -214,7 +214,7 @@ def openmp_of_torch() -> str | None:
 def processor() -> str:
     """What decides which instructions this machine has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
     except OSError:
         return f"{platform.machine()} {platform.processor()} {platform.node()}"

@@ -117,7 +117,7 @@ def _commit(loop: Any, kind: Kind, temporary: Path, final: Path) -> None:
         part = temporary / f"rank-{rank}.json"
         if not part.exists():
             raise OSError(f"rank {rank} could not write its part")
-        written = json.loads(part.read_text())
+        written = json.loads(part.read_text("utf-8"))
         files |= written["files"]
         replay |= written["replay"]
         part.unlink()

@@ -59,7 +59,7 @@ def take(folder: Path) -> int:
 
 def _holder(path: Path) -> str:
     try:
-        who = json.loads(path.read_text())
+        who = json.loads(path.read_text("utf-8"))
         return f" by process {who['process']} on {who['host']} since {who['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return " by another process"

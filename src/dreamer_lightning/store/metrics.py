@@ -13,7 +13,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a ``metrics.csv``, oldest first; an empty cell is None. No file, no rows."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 

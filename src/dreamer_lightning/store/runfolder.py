@@ -53,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not is_run(folder):
         raise UserError(f"'{folder}' is not a run folder (it has no {CONFIG})")
-    return migration.config(yaml.safe_load((folder / CONFIG).read_text()) or {})
+    return migration.config(yaml.safe_load((folder / CONFIG).read_text("utf-8")) or {})
 
 
 def class_of(part: Any) -> tuple[str, dict[str, Any]]:
@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: missing, truncated or not a manifest.
     """
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ValueError("not a manifest")
     return manifest

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-from rich.console import Console
 from rich.table import Table
 
+from dreamer_lightning.commands.tables import render
 from dreamer_lightning.workshop.bench.timing import Measures
 
 LINES = [  # key, what it is, unit, digits
@@ -56,9 +54,4 @@ def table(rows: list[Measures]) -> str:
     for row in rows[1:]:
         numbers = (row["update_ms"], row["update_ms"] / own["update_ms"], row["update_floor_ratio"])
         others.add_row(row["system"], row["mode"], f"{numbers[0]:,.1f}", *(f"{x:.2f}" for x in numbers[1:]))
-    out = io.StringIO()
-    console = Console(file=out, width=110, color_system=None)
-    console.print(main)
-    if len(rows) > 1:
-        console.print(others)
-    return out.getvalue().rstrip()
+    return render(main, others)

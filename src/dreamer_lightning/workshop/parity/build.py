@@ -184,7 +184,7 @@ def size(name: str) -> Size:
         path = configfiles.find(f"size/{name.removeprefix('size')}.yaml")
     except UserError as error:
         raise NotRunnable(f"{name} is a preset that does not exist here") from error
-    return Size(**yaml.safe_load(path.read_text())["size"])
+    return Size(**yaml.safe_load(path.read_text("utf-8"))["size"])
 
 
 def preset(name: str, spaces: Specs) -> tuple[WorldModel, ActorCritic]:

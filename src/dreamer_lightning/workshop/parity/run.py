@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from dreamer_lightning.commands.tables import render
 from dreamer_lightning.errors import UserError
 from dreamer_lightning.workshop.parity import agent, counts, heads, init, losses, nets, optim, rssm
 from dreamer_lightning.workshop.parity.record import Check, Job, NotRunnable, Vectors
@@ -57,15 +56,13 @@ class Report:
             worst = max(check.error for check in checks)
             verdict = "ok" if all(check.ok for check in checks) else "OUTSIDE"
             table.add_row(group, quantity, str(len(checks)), f"{worst:.1e}", f"{tolerance:.0e}", verdict)
-        out = StringIO()
-        console = Console(file=out, width=width, no_color=True)
-        console.print(table)
         failed = [check for check in self.checks if not check.ok]
-        for check in failed:
-            line = f"outside: {check.file} {check.key}: error {check.error:.3g}, tolerance {check.tolerance:.0e}"
-            console.print(line, highlight=False, soft_wrap=True)
-        print(f"{len(self.checks)} arrays compared, {len(failed)} outside their tolerance", file=out, end="")
-        return out.getvalue()
+        lines = [
+            f"outside: {check.file} {check.key}: error {check.error:.3g}, tolerance {check.tolerance:.0e}"
+            for check in failed
+        ]
+        lines.append(f"{len(self.checks)} arrays compared, {len(failed)} outside their tolerance")
+        return render(table, *lines, width=width)
 
 
 def place(check: Check) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def _records(benchmark: str) -> Iterator[tuple[str, str, LearningCurve, int]]:
     path = DATA / f"{benchmark}.csv.gz"
     if not path.is_file():
         return
-    with gzip.open(path, "rt", newline="") as file:
+    with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             values = np.array([pair.split(":") for pair in row["scores"].split()], float).T
             curve = LearningCurve(*values[: 2 if row["seed"] else 3])
