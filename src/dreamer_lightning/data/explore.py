@@ -180,7 +180,8 @@ class HeldCorners(Exploration):
 
     def __call__(self, decision: Decision) -> Float[Tensor, "n a"]:
         begins = decision.is_first
-        _, scale = decision.agent.actor_critic.return_norm.stats()
+        norm = getattr(decision.agent.actor_critic, "return_norm", None)  # V1 and V2 have none
+        scale = norm.stats()[1] if norm else torch.ones((), device=begins.device)
         self.chosen = torch.where(begins, self.draws(self.num_envs) < self.share / scale.clamp(min=1), self.chosen)
         held = self.chosen | (decision.env_step < self.first)
         self.episodes = self.episodes + (begins & held).sum()
