@@ -66,6 +66,22 @@ def test_dream_draws_what_a_planner_considered(run, capsys):
     assert "--start: the episode ends after" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "dream"])
+def test_files_go_elsewhere_or_nowhere(run, tmp_path, capsys, monkeypatch, command):
+    """A run folder that takes no files does not cost the tables."""
+    line = [command, str(run), "--episodes", "1"]
+    assert main([*line, "--out", str(tmp_path / "made" / "here")]) == 0
+    assert f"wrote {tmp_path / 'made' / 'here'}" in capsys.readouterr().out
+    assert list((tmp_path / "made" / "here").rglob("*.*"))
+    assert main([*line, "--out", "/proc/no"]) == 2
+    assert "--out: /proc/no takes no files" in capsys.readouterr().err
+    monkeypatch.setattr("dreamer_lightning.commands.outputs.agents.home", lambda name: Path("/proc/no"))
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    assert "nothing was written: /proc/no takes no files" in text
+    assert "openloop/" in text
+
+
 def test_lengths_of_evaluate_are_env_steps(run, tmp_path, capsys, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr("dreamer_lightning.envs.counting.Counting.repeat", 3)

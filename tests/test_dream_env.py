@@ -109,6 +109,23 @@ def test_the_same_seed_is_the_same_dream():
     assert runs[0] == runs[1]
 
 
+def test_another_default_dtype_changes_nothing():
+    dreamer, starts = parts()
+
+    def rewards() -> np.ndarray:
+        env = DreamVectorEnv(dreamer, starts, 3, seed=4, ends=False)
+        env.reset(seed=1)
+        return np.stack([env.step(np.full((3, 2), 0.3))[1] for _ in range(3)])
+
+    wanted = rewards()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = rewards()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_refused_in_words():
     dreamer, starts = parts()
     with pytest.raises(UserError, match="num_envs=0 dreams nothing"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gymnasium
@@ -23,6 +25,17 @@ from dreamer_lightning.types import Carried, Layout, Space, UserError
 Observe = Literal["decoded", "latent"]
 
 
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Draws and states are float32, whatever default the caller has set for torch."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class Dreams:
     """Dreams side by side, each from a start of its own, which go on under actions that are given.
 
@@ -35,6 +48,7 @@ class Dreams:
         seed: of all draws.
     """
 
+    @in_float32()
     def __init__(
         self,
         dreamer: Dreamer,
@@ -71,6 +85,7 @@ class Dreams:
         rows = torch.randint(count, (n,), generator=self.generator, device=self.dreamer.device)
         return self.dreamer.world_model.rssm.unpack({name: value[rows] for name, value in self.starts.items()})
 
+    @in_float32()
     def reset(self, which: Tensor | None = None) -> None:
         """Begin anew: all dreams, or those of a mask [n]."""
         fresh = self.begin(self.num_envs)
@@ -79,6 +94,7 @@ class Dreams:
             fresh = type(fresh)(*(torch.where(mask, new, old) for new, old in zip(fresh, self.latent, strict=True)))
         self.latent = fresh
 
+    @in_float32()
     def step(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One step under flat actions [n, a]: the rewards [n], with gradients if the actions have them, and what ended.
 
@@ -94,6 +110,7 @@ class Dreams:
         ended = luck >= going_on(model, cont.detach()) if self.ends else torch.zeros_like(luck, dtype=torch.bool)
         return reward, ended
 
+    @in_float32()
     def look(self) -> dict[str, Tensor]:
         """What is observed now [n, ...]; pictures are floats in [0, 1]."""
         if self.observe == "latent":
@@ -286,6 +303,7 @@ class DreamTorchEnv(EnvBase):
             self.dreams.generator.manual_seed(seed)
 
 
+@in_float32()
 def dream_env(
     agent: Any,
     num_envs: int | None = None,

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
-from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
 from dreamer_lightning.commands.fan import Witness, fan, fan_figure, fan_strip
+from dreamer_lightning.commands.outputs import place
 from dreamer_lightning.commands.tables import metric_table, render
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator, compare
 from dreamer_lightning.evaluation.openloop import OpenLoop, open_loop
@@ -38,6 +38,7 @@ def dream(
     seed: int = 1,
     device: str | None = None,
     planner: Planner | str | None = None,
+    out: str | None = None,
 ) -> str:
     """Imagine from a trained agent's world model, beside reality: videos for images, plots for vectors, in DIR.
 
@@ -55,6 +56,7 @@ def dream(
         device: where it computes; None: the GPU if there is one.
         planner: plays in place of the policy, and is looked at: shooting, cem, mppi, gradient, or a class by its path
             with options below it, such as --planner MPPI --planner.horizon 15.
+        out: folder for what is drawn; None: the run folder.
 
     Returns:
         The report: errors by steps dreamed, and the files written.
@@ -65,9 +67,10 @@ def dream(
     for name, value in (("samples", samples), ("length", length), ("context", context), ("episodes", episodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is too small; give 1 or more")
+    folder, unwritten = place(run, out)
     agent = Agent.load(run, checkpoint, device, seed)
     if planner is not None:
-        return render(*write_fan(agent, named(planner), start, context, seed, agents.home(run)))
+        return render(*(write_fan(agent, named(planner), start, context, seed, folder) if folder else [unwritten]))
     with own_randomness():
         generator = torch.Generator(agent.dreamer.device).manual_seed(seed)
         evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED)
@@ -78,7 +81,7 @@ def dream(
         reached = [episode for episode in played if start < episode.kept - 1] or played[:1]
         errors = compare(agent.dreamer, played, 128, generator)
         futures = open_loop(agent.dreamer, reached[0], start, context, length, samples, generator)
-        lines = write_pictures(agent, futures, reached, length, generator, agents.home(run))
+        lines = write_pictures(agent, futures, reached, length, generator, folder) if folder else [unwritten]
     table = metric_table({name: value for name, value in errors.items() if name.startswith("openloop/")})
     return render(table, *lines)
 

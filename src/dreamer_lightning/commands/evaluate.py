@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dreamer_lightning import agents
 from dreamer_lightning.agent import Agent
+from dreamer_lightning.commands.outputs import place
 from dreamer_lightning.commands.tables import metric_table, render, score_table
 from dreamer_lightning.evaluation.evaluator import EVALUATION_SEED, Evaluator
 from dreamer_lightning.evaluation.film import film
@@ -30,6 +30,7 @@ def evaluate(
     starts: int = 128,
     device: str | None = None,
     planner: Planner | str | None = None,
+    out: str | None = None,
 ) -> str:
     """Play episodes with a trained agent: a table, a video and DIR/evaluation.json (evaluation-PLANNER.json).
 
@@ -43,6 +44,7 @@ def evaluate(
         device: where it computes; None: the GPU if there is one.
         planner: looks ahead at every step in place of the policy: shooting, cem, mppi, gradient, or a class by its
             path with options below it, such as --planner MPPI --planner.horizon 3.
+        out: folder for what is written; None: the run folder.
 
     Returns:
         The report: scores, dreams against reality, and the files written.
@@ -52,23 +54,24 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"--episodes: {episodes} plays nothing; give 1 or more")
+    folder, unwritten = place(run, out)
     agent = Agent.load(run, checkpoint, device, seed)
     evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
     player = agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner))
     evaluated = evaluator.evaluate(player)
     assert evaluated is not None  # nobody stops it
     metrics, played = evaluated
-    folder = agents.home(run)
-    folder.mkdir(parents=True, exist_ok=True)  # of an agent that comes with the package
     name = type(player.planner).__name__ if isinstance(player, Lookahead) else ""
-    path = folder / f"evaluation{f'-{name}' * bool(name)}.json"
     found = summary(agent, metrics, played, checkpoint)
     if isinstance(player, Lookahead):
         found["planner"] = {"name": name, **vars(player.planner)}
-    write_atomic(path, json.dumps(found, indent=1) + "\n")
-    lines = [f"wrote {path}"]
-    if video:
-        lines.append(write_film(agent, player, path.with_suffix(".mp4").name, folder, seed))
+    lines = [unwritten] if folder is None else []
+    if folder is not None:
+        path = folder / f"evaluation{f'-{name}' * bool(name)}.json"
+        write_atomic(path, json.dumps(found, indent=1) + "\n")
+        lines.append(f"wrote {path}")
+        if video:
+            lines.append(write_film(agent, player, path.with_suffix(".mp4").name, folder, seed))
     title = f"{agent.env_factory.name}, {checkpoint} checkpoint at env step {agent.clocks.get('env_step', '?')}"
     title += f", actions of {name}" * bool(name)
     kinds = {kind: [e for e in played if e.greedy == (kind == "greedy")] for kind in ("greedy", "sampled")}
