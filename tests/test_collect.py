@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -80,3 +83,18 @@ def test_carried_state_is_plain(tmp_path):
     torch.save(carried_state(collector), tmp_path / "state.pt")
     assert torch.load(tmp_path / "state.pt", weights_only=True)["latent"]["deter"].shape == (2, 2)
     collector.shutdown()
+
+
+@pytest.mark.parametrize("stdin", [False, True], ids=["a script", "standard input"])
+def test_worker_processes_name_the_guard_that_a_script_lacks(tmp_path, stdin):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from dreamer_lightning.envs.batched import make_batched\n"
+        "from dreamer_lightning.envs.counting import Counting\n"
+        "make_batched(Counting(), 2, 0, 'process')\n",
+        "utf-8",
+    )
+    command = [sys.executable, *(["-"] if stdin else [str(script)])]
+    done = subprocess.run(command, input=script.read_text("utf-8") if stdin else None, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert 'runs only below `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
