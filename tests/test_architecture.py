@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "kernels",
     },  # rebuilds a run's networks
     "interop": AGENT,
-    "demo": EVERYTHING | {"agents", "configfiles", "demo", "explain"},
+    "demo": EVERYTHING | {"agents", "configfiles", "demo", "explain", "planning"},
     "export": BORDERS | {"agents", "agent", "export", "kernels"},
     "dream_env": BORDERS | {"evaluation"},
     "offline": BORDERS | {"agent", "agents", "evaluation", "offline"},

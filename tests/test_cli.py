@@ -234,7 +234,7 @@ def test_print_config_prints_yaml(capsys):
         ("parity", "parity needs a folder of recorded arrays: parity DIR"),
         ("sweep --seeds 0 1 --config dmc.yaml", "--seeds: join them by commas: --seeds 0,1"),
         ("yardstick --algo ppo --resume nowhere", "--resume: a yardstick starts over; drop it"),
-        ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run?)"),
+        ("evaluate --rnu nowhere", "unknown option --rnu (did you mean --run or --out?)"),
         ("dream --run nowhere", "--run: 'nowhere' is not a run folder"),
         ("fit dmc.yaml --lr 1e-4", "unknown option --lr; here --optimizer.lr"),
         ("fit dmc.yaml --gamma 0.99", "unknown option --gamma; here --discount.horizon, which is 1 / (1 - gamma)"),

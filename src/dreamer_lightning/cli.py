@@ -14,16 +14,12 @@ from dreamer_lightning import __version__, configfiles
 from dreamer_lightning.arguments import HELP, flatten, options_of
 from dreamer_lightning.commands import COMMANDS, EXAMPLES, Command, find, loaded, others
 from dreamer_lightning.errors import UserError
-from dreamer_lightning.kernels.process import torch_defaults, wait_politely
+from dreamer_lightning.kernels.process import take_any_letter, torch_defaults, wait_politely
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0, or 2 with one line on stderr)."""
-    if argv is None and sys.getfilesystemencoding() != "utf-8":  # else paths with such letters are no text
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path's letters may lie outside what the terminal takes
-            stream.reconfigure(errors="backslashreplace")
+    take_any_letter(anew=argv is None)
     try:
         return answer(sys.argv[1:] if argv is None else argv)
     finally:
@@ -49,8 +45,7 @@ def answer(args: list[str]) -> int:
     except UserError as error:
         print(f"dreamer-lightning: {error}", file=sys.stderr)
         return 2
-    text = result if isinstance(result, str) else getattr(result, "text", "")
-    write(text)
+    write(result if isinstance(result, str) else getattr(result, "text", ""))
     for note in getattr(result, "notes", ()):
         print(note, file=sys.stderr)
     return getattr(result, "code", 0)

@@ -67,8 +67,8 @@ def dream(
     for name, value in (("samples", samples), ("length", length), ("context", context), ("episodes", episodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is too small; give 1 or more")
-    folder, unwritten = place(run, out)
     agent = Agent.load(run, checkpoint, device, seed)
+    folder, unwritten = place(run, out)
     if planner is not None:
         return render(*(write_fan(agent, named(planner), start, context, seed, folder) if folder else [unwritten]))
     with own_randomness():

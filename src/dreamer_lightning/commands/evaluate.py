@@ -54,8 +54,8 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"--episodes: {episodes} plays nothing; give 1 or more")
-    folder, unwritten = place(run, out)
     agent = Agent.load(run, checkpoint, device, seed)
+    folder, unwritten = place(run, out)
     evaluator = Evaluator(agent.env_factory, episodes, seed + EVALUATION_SEED, starts=starts)
     player = agent.dreamer if planner is None else Lookahead(agent.dreamer, named(planner))
     evaluated = evaluator.evaluate(player)

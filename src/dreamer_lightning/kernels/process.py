@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,18 @@ def torch_defaults() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def take_any_letter(anew: bool) -> None:
+    """Paths and tables may hold any letter, whatever the locale.
+
+    Args:
+        anew: start this process again in Python's UTF-8 mode, where the locale makes no text of such paths.
+    """
+    if anew and sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _glibc() -> ctypes.CDLL | None:
