@@ -100,7 +100,7 @@ _OWN = (
     ),
     Command(
         "sweep",
-        "run fit for several seeds: --seeds 0,1,2 [--jobs 2] and the options of fit",
+        "run fit for several seeds (--seeds 0,1,2) and settings (--vary), and the options of fit",
         f"{_SHOP}.sweep:sweep",
         rest="fit",
     ),
