@@ -1,5 +1,6 @@
-"""Run by test_ddp in two processes: half a batch each, and then the whole batch in one, step by step."""
+"""Run by test_ddp and test_hosts: a share of a batch in each process, and then the whole batch in one, step by step."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from dreamer_lightning.dreamer import Dreamer, Noise, TrainOutput
 
 
 def main(folder: Path, gradient: str) -> None:
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    hosts = int(os.environ.get("HOSTS", 1))  # with a process on each, else two on one
+    fabric = Fabric(accelerator="cpu", devices=1 if hosts > 1 else 2, num_nodes=hosts, strategy="ddp")
     fabric.launch()
     dreamer = agreement.agent(gradient)
     data = tiny.batch(dreamer)
@@ -20,11 +22,12 @@ def main(folder: Path, gradient: str) -> None:
     whole = agreement.agent(gradient, steps=True)
     module, _ = fabric.setup(dreamer, torch.optim.SGD(dreamer.parameters(), lr=0.1))
 
-    half = slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2)
-    mine = {k: {n: x[half] for n, x in v.items()} if isinstance(v, dict) else v[half] for k, v in data.items()}
-    n = len(noise.imag) // 2
+    size = 4 // fabric.world_size
+    share = slice(size * fabric.global_rank, size * fabric.global_rank + size)
+    mine = {k: {n: x[share] for n, x in v.items()} if isinstance(v, dict) else v[share] for k, v in data.items()}
+    n = len(noise.imag) // fabric.world_size
     dreams = slice(n * fabric.global_rank, n * fabric.global_rank + n)
-    output = module(mine, noise=Noise(noise.post[half], noise.imag[dreams], noise.action[dreams]))
+    output = module(mine, noise=Noise(noise.post[share], noise.imag[dreams], noise.action[dreams]))
     fabric.backward(output.loss)
     state = result(dreamer, output)
     fabric.barrier()

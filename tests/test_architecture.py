@@ -60,7 +60,8 @@ MAY_IMPORT = {
     "planning": AGENT | {"data", "planning"},
     "commands": EVERYTHING
     | {"agents", "offline", "planning", "commands", "configfiles", "explain", "kernels", "settings", ""},
-    "workshop": EVERYTHING | {"agents", "commands", "configfiles", "kernels", "planning", "settings", "workshop"},
+    "workshop": EVERYTHING
+    | {"agents", "commands", "config", "configfiles", "kernels", "planning", "settings", "workshop"},  # sweeps parse
     "settings": NOUNS | {"configfiles", "store"},
     "configfiles": NOUNS | {"agents", "migration"},
     "explain": NOUNS | {"migration"},

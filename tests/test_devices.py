@@ -115,3 +115,10 @@ def test_what_fabric_run_was_given_counts_where_options_say_auto(monkeypatch):
     values = devices.with_fabric_run(FabricOptions(precision="32-true"))
     assert values == {"accelerator": "cpu", "strategy": "auto", "precision": "32-true"}
     assert not [name for name in os.environ if name.startswith("LT_")]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp_cpu_offload", "deepspeed_stage_3", "xla"])
+def test_strategies_that_cannot_work_are_refused_by_name(strategy: str):
+    with pytest.raises(UserError, match=f"--fabric.strategy: '{strategy}' is not for this loop") as error:
+        devices.build_fabric(FabricOptions(accelerator="cpu", devices=2, strategy=strategy))
+    assert "\n" not in str(error.value)

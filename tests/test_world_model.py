@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import lightning as L
 import pytest
@@ -9,11 +10,13 @@ import torch
 from torch.utils.data import DataLoader
 
 import tiny
-from dreamer_lightning import config
+from dreamer_lightning import config, kernels
 from dreamer_lightning.commands.initialise import load_fitting
 from dreamer_lightning.commands.networks import build_dreamer, parts
 from dreamer_lightning.dreamer import Dreamer, by_module
-from dreamer_lightning.types import Discount, Specs, UserError
+from dreamer_lightning.nets.decoders import DictDecoder, UpsampleDecoder
+from dreamer_lightning.nets.encoders import DictEncoder, MaxPoolEncoder
+from dreamer_lightning.types import Discount, Space, Specs, UserError
 from dreamer_lightning.world_model import ExtraLoss, WorldModel
 
 pytestmark = [
@@ -187,3 +190,29 @@ def test_an_own_world_model_has_options_of_its_own(capsys):
     dreamer = build_dreamer(tiny.SPECS, options)
     assert (dreamer.world_model.pull, dreamer.world_model.standardize is not None) == (0.3, True)
     assert "loss/pull" in dreamer(tiny.batch(dreamer)).metrics
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_decoder_computed_twice_gives_the_same_numbers_in_less_memory(fast: bool):
+    """Bit for bit, with kernels and without; what autograd keeps of the decoder is its input alone."""
+    specs = Specs({"picture": Space((32, 32, 3), "uint8")}, {"action": Space((2,))})
+    found, kept = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        sizes = {"encoder": partial(DictEncoder, image=partial(MaxPoolEncoder, depth=8, mults=(1, 1, 1)))}
+        sizes |= {"decoder": partial(DictDecoder, image=partial(UpsampleDecoder, depth=8, mults=(1, 1, 1)))}
+        dreamer = tiny.agent(specs, sizes)
+        if fast:
+            kernels.accelerate(dreamer)
+        dreamer.world_model.recompute = recompute
+        batch, noise = tiny.batch(dreamer), dreamer.noise(4, 6, torch.Generator().manual_seed(1))
+        batch["obs"] = {"picture": (batch["obs"]["picture"] * 50 + 128).clamp(0, 255).to(torch.uint8)}
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=saved: s.append(x.nbytes) or x, lambda x: x):
+            output = dreamer(batch, noise=noise)
+        output.loss.backward()
+        grads = [parameter.grad for parameter in dreamer.parameters() if parameter.grad is not None]
+        found.append([output.loss, *grads])
+        kept.append(sum(saved))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert kept[1] < 0.8 * kept[0], kept

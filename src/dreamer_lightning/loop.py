@@ -72,6 +72,7 @@ class Loop:
         self.options = loopstate.options_of(self.update.optimizer)
         self.timers = Timers(collect=0.0, train=0.0, evaluate=0.0, callbacks=0.0)
         self.began = time.perf_counter()
+        self.waited = 0.0  # seconds for the answers of other ranks
         self.carry: dict[str, Tensor] | None = None  # of ``to_records``, from one wire to the next
         self.pending: dict[str, Any] = {}  # metrics for the next row
         self.stop_reason: str | None = None
@@ -241,8 +242,11 @@ class Loop:
         """One answer for all ranks, so that none waits for another in a collective."""
         if self.fabric.world_size == 1:
             return mine
+        asked = time.perf_counter()
         votes: Any = self.fabric.all_gather(torch.tensor(mine, device=self.fabric.device))
-        return among(votes.flatten().bool().tolist())
+        answers = votes.flatten().bool().tolist()
+        self.waited += time.perf_counter() - asked
+        return among(answers)
 
     def tick(self) -> None:
         self.clocks.seconds = time.perf_counter() - self.began

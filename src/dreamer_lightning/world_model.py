@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dreamer_lightning.nets.decoders import Decoder, DictDecoder
 from dreamer_lightning.nets.encoders import DictEncoder, Encoder
@@ -112,6 +113,7 @@ class WorldModel(L.LightningModule):
         self.encoder = encoder(specs)
         self.rssm = rssm(specs.action_dim, self.encoder.embed_dim)
         self.decoder = decoder(specs, self.rssm.deter_dim, self.rssm.stoch_dim)
+        self.recompute = False  # of the decoder's activations: the same numbers in less memory
         self.feat_dim = self.rssm.deter_dim + self.rssm.stoch_dim
         self.reward, self.cont = reward(self.feat_dim), cont(self.feat_dim)
         self.optimizer, self.scales = LaProp, dict(SCALES)
@@ -135,7 +137,7 @@ class WorldModel(L.LightningModule):
         prior_logits = self.rssm.prior(latent.deter)
         losses, metrics = self.rssm.loss(post_logits, prior_logits)
         outputs = {}
-        for key, output in self.decoder(latent).items():
+        for key, output in self.decoded(latent).items():
             outputs[f"recon/{key}"] = output
             losses[f"recon/{key}"] = output.loss(obs[key])
         feat = latent.feat
@@ -145,6 +147,12 @@ class WorldModel(L.LightningModule):
         losses["cont"] = outputs["cont"].loss(self.cont_target(records["is_terminal"]))
         assert all(loss.shape == is_first.shape for loss in losses.values())
         return losses, Observed(latent, post_logits, prior_logits, embed, outputs), metrics
+
+    def decoded(self, latent: Carried) -> dict[str, Output]:
+        """The decoder's outputs; with ``recompute`` the backward pass makes what lies between once more."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.decoder, latent, use_reentrant=False, preserve_rng_state=False)
+        return self.decoder(latent)
 
     def scaled(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Observations as encoder and decoder see them; the running statistics learn from them in training."""

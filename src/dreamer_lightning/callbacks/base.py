@@ -43,6 +43,7 @@ class LoopView(Protocol):
     limits: Limits
     ratio: Ratio
     timers: Timers  # seconds of all sessions by what took them
+    waited: float  # seconds for the answers of other ranks
     run_dir: Path
     callbacks: list[Any]
 

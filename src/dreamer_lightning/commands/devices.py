@@ -17,6 +17,10 @@ from dreamer_lightning.updates import as_they_are
 
 PRECISIONS = ("32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")  # half of them are short names of others
 
+# These cut parameters into pieces, which only the forward of the whole module puts together; here the policy acts with
+# the weights of its parts, and rank 0 alone evaluates and saves. Names that begin so mean the same.
+CUT = ("fsdp", "deepspeed", "model_parallel", "xla")
+
 
 class Launch(NamedTuple):
     """Processes that a launcher has started: so many on each machine, on so many machines."""
@@ -121,6 +125,11 @@ def build_fabric(options: FabricOptions, loggers: Sequence[Any] = (), callbacks:
         raise UserError(
             f"--fabric.precision: '{precision}' is not for this loop, which acts and stores in float32; "
             "take 32-true, bf16-mixed or 16-mixed"
+        )
+    if values["strategy"].startswith(CUT):
+        raise UserError(
+            f"--fabric.strategy: '{values['strategy']}' is not for this loop, which acts, evaluates and saves with "
+            "whole weights on each device; take ddp, and to save memory bf16-mixed and --recompute_decoder"
         )
     try:
         fabric = Fabric(

@@ -160,7 +160,7 @@ def fit(
     say(loop, hardware(devices, learner.speed))
     say(loop, taken(specs, dreamer.world_model.encoder))
     with held(folder, devices):
-        check_run_dir(str(folder), run.resume, ends)  # another run may have begun there meanwhile
+        check_again(devices, folder, run.resume, ends)
         begin(loop, found, resumes=bool(run.resume), loaded=loaded)
         if run.data and not records.steps:  # a resumed run has it in its replay
             from dreamer_lightning.offline.filling import fill
@@ -241,6 +241,7 @@ def build_learner(
     devices: Fabric, dreamer: Dreamer, optimizer: Callable[[Any], Any], machine: MachineOptions
 ) -> Learner:
     """The agent and its optimizer on their devices, with fast twins in place."""
+    dreamer.world_model.recompute = machine.recompute_decoder
     module, optim = devices.setup(compiled(devices, dreamer) if machine.compile else dreamer, optimizer(parts(dreamer)))
     speed = kernels.accelerate(dreamer)
     if machine.cuda_graph:
@@ -338,6 +339,24 @@ def check_run_dir(folder: str, resume: str | None, limits: Limits, resumable: bo
     if limits.env_steps is None and limits.updates is None and limits.max_time is None:
         raise UserError("--env_steps, --updates and --max_time are all unset; set one, or the run never ends")
     return path
+
+
+def check_again(devices: Fabric, folder: Path, resume: str | None, limits: Limits) -> None:
+    """``check_run_dir`` on rank 0, for all: another run may have begun there since.
+
+    Others may come late, when rank 0 has written its own config.
+
+    Raises:
+        UserError: on all ranks.
+    """
+    problem = None
+    if devices.is_global_zero:
+        try:
+            check_run_dir(str(folder), resume, limits)
+        except UserError as error:
+            problem = str(error)
+    if problem := devices.broadcast(problem):
+        raise UserError(problem)
 
 
 def find_checkpoint(folder: Path, limits: Limits) -> Path | Run | None:

@@ -170,12 +170,15 @@ class MachineOptions(Flat):
         deterministic: same seed, same numbers on a GPU too, at some cost of speed; on a CPU they are in any case.
         compile: let torch.compile make the training forward; for GPUs, and several of them, where cuda_graph cannot be.
         cuda_graph: on one GPU, replay each update as one CUDA graph, captured at the fourth.
+        recompute_decoder: compute the decoder's activations anew in the backward pass, in place of keeping them: the
+            same numbers in less memory and more time, for large pictures and models.
     """
 
     threads: PositiveInt | None = None
     deterministic: bool = False
     compile: bool = False
     cuda_graph: bool = False
+    recompute_decoder: bool = False
 
 
 def flat_groups(function: Callable) -> dict[str, type]:
