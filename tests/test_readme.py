@@ -19,7 +19,7 @@ PAGES = {
 }
 COMMANDS = "fit|evaluate|dream|demo|export|bench|parity|compare|sweep|yardstick|diagnose"
 # what stands for words of the reader's, or is told of because it is refused
-READERS = r"\.\.\.|\b(NAME|OPTS|FILE|N)\b|\barm\b|corridor|fourier|--resume$|--episodes|--help|--list|\.help"
+READERS = r"\.\.\.|\"\$|\b(NAME|OPTS|FILE|N)\b|\barm\b|corridor|fourier|--resume$|--episodes|--help|--list|\.help"
 SMALL = {"updates": 2, "env_steps": 100_000, "evaluation": {"every": 0}, "wandb": {"mode": "disabled"}}
 
 
