@@ -32,7 +32,7 @@ def summary(folder: Path, trials: Sequence[Any], options: list[str], metric: str
     shown = sorted(last.values(), key=lambda trial: (trial.state.name != "COMPLETE", -(value_of(trial) or 0.0)))
     head = ["trial", "state", metric, *options, "folder"]
     rows = [[trial.number, trial.state.name.lower(), value_of(trial), *cells(trial, options)] for trial in shown]
-    with (folder / "sweep.csv").open("w", newline="") as file:
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *rows])
     table = Table()
     for name in head:
