@@ -60,16 +60,7 @@ def sweep(
         from dreamer_lightning.workshop.study import go_on
 
         return go_on(Path(resume).expanduser(), jobs)
-    loose = [word for before, word in pairwise(["", *options]) if word.isdigit() and not before.startswith("--")]
-    if loose:
-        raise UserError(f"--seeds: join them by commas: --seeds {','.join([seeds, *loose])}")
-    if not seeds:
-        raise UserError("--seeds is missing: numbers joined by commas, such as 0,1,2")
-    numbers = parse_seeds(seeds)
-    if jobs < 1:
-        raise UserError(f"--jobs: {jobs} runs nothing; give 1 or more")
-    if any(option.split("=")[0] == "--seed" for option in options):
-        raise UserError("--seed: a sweep sets it; list the seeds in --seeds")
+    numbers = checked(seeds, jobs, options)
     folder = Path(run_dir or f"runs/sweep-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
     if vary:
         from dreamer_lightning.workshop.study import Plan, search
@@ -84,6 +75,25 @@ def sweep(
     runs = load([str(folder / f"seed{seed}") for seed in numbers])
     lines = [f"seed {run.seed}: {last_returns(run.training.scores)}, {run.seconds / 60:.0f} minutes" for run in runs]
     return Outcome(render(*lines, f"compare {folder} shows them beside published curves"))
+
+
+def checked(seeds: str, jobs: int, options: list[str]) -> list[int]:
+    """The seeds, where nothing that was typed contradicts them.
+
+    Raises:
+        UserError: it does.
+    """
+    loose = [word for before, word in pairwise(["", *options]) if word.isdigit() and not before.startswith("--")]
+    if loose:
+        raise UserError(f"--seeds: join them by commas: --seeds {','.join([seeds, *loose])}")
+    if not seeds:
+        raise UserError("--seeds is missing: numbers joined by commas, such as 0,1,2")
+    numbers = parse_seeds(seeds)
+    if jobs < 1:
+        raise UserError(f"--jobs: {jobs} runs nothing; give 1 or more")
+    if any(option.split("=")[0] == "--seed" for option in options):
+        raise UserError("--seed: a sweep sets it; list the seeds in --seeds")
+    return numbers
 
 
 def split_threads(options: list[str], jobs: int) -> list[str]:
