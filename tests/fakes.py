@@ -58,6 +58,7 @@ class FakeLoop:
         self.replay = Replay(capacity=400, batch_size=2, length=5, num_streams=2, seed=seed)
         self.env_factory, self.specs, self.last, self.pending = FakeFactory(), self.dreamer.specs, {}, {}
         self.timers = {"collect": 0.0, "train": 0.0}
+        self.waited = 0.0
         self.stop_reason, self.sanity = None, Sanity()
         self.time = torch.zeros(2, dtype=torch.int64)
 

@@ -5,7 +5,7 @@ import pytest
 import dreamer_lightning
 
 
-@pytest.mark.parametrize("gradient", ["Pathwise", "ScoreFunction"])
+@pytest.mark.parametrize("gradient", ["Pathwise", pytest.param("ScoreFunction", marks=pytest.mark.slow)])
 def test_a_tiny_task_is_learned(gradient, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = dreamer_lightning.fit(
