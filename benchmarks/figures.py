@@ -186,7 +186,10 @@ def overview_figure(found: list[Method], path: Path) -> Path:
         bars = axis.bar(places, heights, 0.92 * width, color=color, label=name)
         if not i:
             axis.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=8, fontweight="bold", color=color)
-    names = [f"{task}\n{seeds_of(ours(task))}" for task in tasks] + [f"mean of {len(tasks)}"]
+    before = [task for task in tasks if ours(task)["method"] != SHIPPED[0]]
+    names = [f"{task}{'*' * (task in before)}\n{seeds_of(ours(task))}" for task in tasks] + [f"mean of {len(tasks)}"]
+    if before:
+        figure.supxlabel("* run before held corners became the default", fontsize=8, x=0.99, ha="right")
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set_ylabel(f"return at {AT // 1000}K env steps")
     axis.set_title("DeepMind Control from vectors, training episodes", loc="left", fontsize=10)
